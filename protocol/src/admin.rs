@@ -1,0 +1,137 @@
+//! The JSON of the sidecar's admin API. Times in milliseconds, positions as log indexes.
+//!
+//! | call | answer |
+//! |---|---|
+//! | `GET /v1/status` | [`NodeStatus`] |
+//! | `GET /v1/status/stream` | [`NodeStatus`] as a line of JSON, now and on every change, at least every second |
+//! | `GET /v1/cluster` | [`ClusterStatus`]: what this node knows of its group, asking every peer |
+//! | `GET /v1/committed` | [`Committed`]; 503 unless this node is the open leader under a valid lease |
+//! | `GET /v1/checksum?index=N` | [`Checksums`] once this node has applied N; 504 if it has not within 10 s |
+//! | `POST /v1/switchover` | [`Switchover`]; 409 with [`Problem`] where the target cannot take over |
+//! | `GET /healthz`, `/readyz`, `/metrics` | 200 where the process lives; 200 where the node is open; Prometheus text |
+//!
+//! Every answer that is not 2xx carries a [`Problem`].
+
+use crate::ids::{Epoch, GroupId, LogIndex, NodeId, Term};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::fmt;
+
+/// Where a node stands in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    Starting,
+    Reconciling,
+    Follower,
+    Promoting,
+    Leader,
+    Demoting,
+    Repairing,
+    Seeding,
+    Stopping,
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = match self {
+            Self::Starting => "starting",
+            Self::Reconciling => "reconciling",
+            Self::Follower => "follower",
+            Self::Promoting => "promoting",
+            Self::Leader => "leader",
+            Self::Demoting => "demoting",
+            Self::Repairing => "repairing",
+            Self::Seeding => "seeding",
+            Self::Stopping => "stopping",
+        };
+        f.pad(name)
+    }
+}
+
+/// One node, as its sidecar sees it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct NodeStatus {
+    pub cluster: String,
+    pub group: GroupId,
+    pub id: NodeId,
+    pub role: Role,
+    /// Clients may connect.
+    pub open: bool,
+    /// The serving epoch, while open. A proxy uses a server connection only if `howdah.serving_epoch()` says the same.
+    pub epoch: Option<Epoch>,
+    pub term: Term,
+    /// The Raft leader that this node knows of.
+    pub leader: Option<NodeId>,
+    /// Last entry that is decided, as far as this node knows.
+    pub committed_index: LogIndex,
+    /// Last entry whose effects a new transaction on this node sees.
+    pub applied_index: LogIndex,
+    /// Age of the oldest decided entry that is not applied here; 0 when there is none.
+    pub lag_ms: u64,
+    pub postgres_version: String,
+    /// host:port of the Postgres.
+    pub sql_address: String,
+    /// host:port of this API.
+    pub admin_address: String,
+    /// What the node is doing, or why it is not open. For people.
+    pub detail: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct GroupStatus {
+    pub id: GroupId,
+    pub leader: Option<NodeId>,
+    pub nodes: Vec<NodeStatus>,
+}
+
+/// What `howdahctl status --json` prints.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ClusterStatus {
+    pub groups: Vec<GroupStatus>,
+}
+
+/// The leader's answer to a lazily asked "what may a session have written or seen until now".
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Committed {
+    pub group: GroupId,
+    pub index: LogIndex,
+}
+
+/// Order-independent digest of each table at one index.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Checksums {
+    pub node: NodeId,
+    /// Applied index before and after the tables were read: the digests are of one index when both are the same.
+    pub index_before: LogIndex,
+    pub index_after: LogIndex,
+    /// `schema.table` -> digest.
+    pub tables: BTreeMap<String, TableDigest>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TableDigest {
+    pub rows: u64,
+    /// Sum of the rows' 64-bit hashes, in decimal.
+    pub sum: String,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SwitchoverRequest {
+    /// The follower that is to lead; the most caught-up one when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub to: Option<NodeId>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Switchover {
+    pub from: NodeId,
+    pub to: NodeId,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Problem {
+    pub error: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hint: Option<String>,
+}

@@ -1,0 +1,18 @@
+//! Names that the binaries and the servers share.
+
+/// `application_name` of the gate's replication connection, and the constant value of `synchronous_standby_names`.
+pub const GATE_APPLICATION_NAME: &str = "howdah";
+/// The replication slot of the gate, one per node.
+pub const SLOT: &str = "howdah";
+/// The publication, `FOR ALL TABLES`.
+pub const PUBLICATION: &str = "howdah";
+/// Replication origin that marks what a node applied itself.
+pub const ORIGIN: &str = "howdah";
+/// Schema of Howdah's own tables and functions in every node. Never captured.
+pub const SCHEMA: &str = "howdah";
+/// Role with which proxies ask for password verifiers.
+pub const PROXY_ROLE: &str = "howdah_proxy";
+/// Prefix of the session settings that the proxy understands.
+pub const SETTING_PREFIX: &str = "howdah.";
+/// The oldest server that is taken: 15.13 closed a start-up race in which commits did not wait for the gate.
+pub const POSTGRES_VERSION_MIN: u32 = 150_013;
