@@ -98,10 +98,10 @@ impl Connection {
         loop {
             let view = self.routes.view();
             let now = clock::now();
-            self.spin = self.spin.wrapping_add(1);
+            self.spin = next_random(self.spin);
             let (pools, role) = (&self.worker.pools, &self.role);
             let busy = |node| pools.get(role, node).busy();
-            match replica::choose(&view, mode, &self.session.positions, now, self.spin, busy) {
+            match replica::choose(&view, mode, &self.session.positions, now, self.spin >> 33, busy) {
                 Choice::Leader(why) => return self.leader(why),
                 Choice::Follower(id, why) => return view.node(id).map_or(Next::Wait, |node| using(node, why)),
                 Choice::AskCommitted => {
@@ -206,6 +206,11 @@ impl Connection {
             }
         }
     }
+}
+
+/// A step of Knuth's MMIX generator; its high bits are good enough to spread reads.
+fn next_random(state: u64) -> u64 {
+    state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407)
 }
 
 impl Patience {
