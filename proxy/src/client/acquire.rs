@@ -34,6 +34,8 @@ struct Patience {
     since: Millis,
     /// The read went without a follower long enough.
     leader_only: bool,
+    /// In the metrics.
+    counted: bool,
     /// Nodes that could not be reached, counted.
     failures: u32,
     last_error: Option<backend::Error>,
@@ -42,7 +44,7 @@ struct Patience {
 impl Connection {
     /// A server connection for a unit, brought to the session's settings.
     pub(super) async fn acquire(&mut self, need: Need) -> Result<Box<Lease>, Report> {
-        let mut patience = Patience { since: clock::now(), leader_only: false, failures: 0, last_error: None };
+        let mut patience = Patience::new();
         loop {
             let next = match need {
                 Need::Leader(why) => self.leader(why),
@@ -66,7 +68,11 @@ impl Connection {
                     Err(error) if error.is_transient() => patience.failed(error),
                     Err(error) => return Err(permanent(error)),
                 },
-                Next::Wait => self.worker.metrics.leader_waits_total.add(u64::from(patience.failures == 0 && patience.is_new())),
+                Next::Wait if !patience.counted => {
+                    patience.counted = true;
+                    self.worker.metrics.leader_waits_total.add(1);
+                }
+                Next::Wait => {}
             }
             self.pause(&patience).await?;
         }
@@ -148,12 +154,18 @@ impl Connection {
         true
     }
 
-    /// Makes the session's token cover what it wrote.
+    /// Makes the session's token cover what it wrote and saw.
     pub(super) async fn resolve_token(&mut self) -> Result<(), Report> {
-        let patience = Patience { since: clock::now(), leader_only: false, failures: 0, last_error: None };
-        while self.session.positions.wrote {
-            if !self.ask_committed().await {
-                self.pause(&patience).await?;
+        let patience = Patience::new();
+        while self.session.positions.is_open() {
+            if self.ask_committed().await {
+                break;
+            }
+            // Without a leader: what was only seen can be told by the node that showed it.
+            let saw = self.session.positions.saw;
+            match saw {
+                Some(saw) if !self.session.positions.wrote && self.ask_seen(saw).await => break,
+                _ => self.pause(&patience).await?,
             }
         }
         Ok(())
@@ -256,13 +268,13 @@ fn next_random(state: u64) -> u64 {
 }
 
 impl Patience {
+    fn new() -> Self {
+        Self { since: clock::now(), leader_only: false, counted: false, failures: 0, last_error: None }
+    }
+
     fn failed(&mut self, error: backend::Error) {
         self.failures += 1;
         self.last_error = Some(error);
-    }
-
-    fn is_new(&self) -> bool {
-        clock::now().since(self.since) < RETRY_PAUSE / 2
     }
 }
 

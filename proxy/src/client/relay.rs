@@ -178,6 +178,7 @@ impl Relay<'_> {
     fn unit_end(&mut self) -> Result<Step, End> {
         let link = self.connection.link();
         link.guard(false);
+        self.connection.session.positions.saw = Some(self.lease.connection.serving);
         if self.connection.session.can_detach() {
             return Ok(Step::Stop(Outcome::Done));
         }

@@ -28,6 +28,11 @@ impl Positions {
         self.wrote_async = !synchronously;
     }
 
+    /// The token does not cover all that the session wrote and saw.
+    pub(crate) fn is_open(&self) -> bool {
+        self.wrote || self.saw.is_some()
+    }
+
     /// Raises the token to a position that the leader told after everything the session did.
     pub(crate) fn covered(&mut self, group: howdah_protocol::GroupId, index: LogIndex) {
         self.token.raise(group, index);

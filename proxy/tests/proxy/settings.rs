@@ -99,8 +99,13 @@ async fn howdah_settings_are_shown_set_and_refused_in_both_protocols() {
     assert_eq!(simple(&client, "SHOW howdah.served_by").await, "1");
     assert!(simple(&client, "SHOW howdah.route").await.starts_with("leader"));
     assert_eq!(simple(&client, "SHOW howdah.pin").await, "");
-    simple(&client, "SET howdah.token = 'h1:0=7'").await;
-    assert_eq!(extended(&client, "SHOW howdah.token").await, "h1:0=7");
+    assert_eq!(extended(&client, "SHOW howdah.token").await, "h1:0=10", "covers what was seen");
+    simple(&client, "SET howdah.token = 'h1:0=7,3=4'").await;
+    assert_eq!(extended(&client, "SHOW howdah.token").await, "h1:0=10,3=4");
+    simple(&client, "BEGIN; SELECT 1").await;
+    assert_eq!(extended(&client, "SHOW howdah.token").await, "h1:0=10,3=4");
+    assert_eq!(simple(&client, "SHOW howdah.token").await, "h1:0=10,3=4");
+    simple(&client, "COMMIT").await;
     for (sql, code) in [
         ("SET howdah.consistency = 'strong'", "22023"),
         ("SET howdah.token = 'strong'", "22023"),

@@ -1,7 +1,7 @@
 //! The extended protocol: names are translated, statements are prepared where they are missing.
 
 use super::simple::CAPTURE_ROLES;
-use super::translate::Target;
+use super::translate::{Flow, Target, asks_token};
 use super::{Expect, Session, Violation};
 use crate::core::commands;
 use crate::core::statements::Statement;
@@ -16,28 +16,33 @@ const UNDEFINED_STATEMENT: &str = "26000";
 const OWN_PORTAL: &str = "_howdah_own";
 
 impl Session {
-    pub(super) fn extended(&mut self, kind: u8, body: &[u8], whole: &[u8], target: &mut Target<'_>) -> Result<(), Violation> {
+    pub(super) fn extended(&mut self, kind: u8, body: &[u8], whole: &[u8], target: &mut Target<'_>) -> Result<Flow, Violation> {
         if self.skipping && kind != b'S' {
-            return Ok(());
+            return Ok(Flow::Done);
+        }
+        if kind == b'E' && self.positions.is_open() && self.shows_token(body) {
+            return Ok(Flow::Token);
         }
         match kind {
-            b'P' => self.on_parse(body, target),
-            b'B' => self.on_bind(body, target),
-            b'D' => self.on_describe(body, whole, target),
-            b'E' => self.on_execute(body, whole, target),
-            b'C' => self.on_close(body, whole, target),
+            b'P' => self.on_parse(body, target)?,
+            b'B' => self.on_bind(body, target)?,
+            b'D' => self.on_describe(body, whole, target)?,
+            b'E' => self.on_execute(body, whole, target)?,
+            b'C' => self.on_close(body, whole, target)?,
             b'H' => {
                 self.unit.held = false;
                 if target.server.is_some() {
                     target.out.extend_from_slice(whole);
                 }
-                Ok(())
             }
-            _ => {
-                self.on_sync(whole, target);
-                Ok(())
-            }
+            _ => self.on_sync(whole, target),
         }
+        Ok(Flow::Done)
+    }
+
+    fn shows_token(&self, execute: &[u8]) -> bool {
+        let portal = read::cstr(execute).and_then(|(name, _)| self.portals.get(name));
+        portal.is_some_and(|statement| asks_token(&statement.class))
     }
 
     fn on_sync(&mut self, whole: &[u8], target: &mut Target<'_>) {

@@ -1,6 +1,6 @@
 //! The simple protocol: one text, many statements.
 
-use super::translate::Target;
+use super::translate::{Flow, Target, asks_token};
 use super::{Expect, Script, Session, Violation};
 use crate::core::commands::{self, Change, Command, Form};
 use crate::core::vars::SYNCHRONOUS_COMMIT;
@@ -14,34 +14,38 @@ use std::sync::Arc;
 pub(super) const CAPTURE_ROLES: &str = "SELECT howdah.capture_roles()";
 
 impl Session {
-    pub(super) fn query(&mut self, body: &[u8], target: &mut Target<'_>) -> Result<(), Violation> {
+    pub(super) fn query(&mut self, body: &[u8], target: &mut Target<'_>) -> Result<Flow, Violation> {
         let text = read::whole_cstr(body).ok_or(Violation::Format('Q'))?;
         let class = target.tools.classify(text);
+        if self.positions.is_open() && asks_token(&class) {
+            return Ok(Flow::Token);
+        }
+        self.begin_unit(true);
         self.unit.ended = true;
         if self.lost.is_some() {
             self.answer_lost_query(&class);
-            return Ok(());
+            return Ok(Flow::Done);
         }
         let on_follower = target.server.as_deref().is_some_and(|server| server.read_only);
         if let Some(report) = refusal(&class).or_else(|| write_mode(&class, on_follower)) {
             self.fail(&report, target);
-            return Ok(());
+            return Ok(Flow::Done);
         }
         if self.deallocate_query(&class) {
-            return Ok(());
+            return Ok(Flow::Done);
         }
         self.note(&class);
         let own = self.leading_commands(&class, target);
         if own > 0 && own == class.statements.len() {
             self.finish_local();
-            return Ok(());
+            return Ok(Flow::Done);
         }
         if target.server.is_none() {
             self.refuse_without_server(target);
-            return Ok(());
+            return Ok(Flow::Done);
         }
         self.send_query(text, class, own, target);
-        Ok(())
+        Ok(Flow::Done)
     }
 
     /// Answers the statements at the front that are the proxy's own; returns how many.

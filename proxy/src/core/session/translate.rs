@@ -5,7 +5,7 @@ use crate::core::commands::TOKEN;
 use crate::core::server::ServerState;
 use crate::sql::{Classified, Kind, Route};
 use crate::wire::buffer::Buffer;
-use crate::wire::{frame, read};
+use crate::wire::frame;
 
 /// Why translating stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,6 +19,14 @@ pub(crate) enum Stop {
     /// What the session wrote must be known for what comes now.
     Token,
     Terminate,
+}
+
+/// What became of one message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Flow {
+    Done,
+    /// Nothing yet: the token must be known first.
+    Token,
 }
 
 /// Where translated messages go.
@@ -53,12 +61,11 @@ impl Session {
             if header.kind == b'X' {
                 return Ok(Stop::Terminate);
             }
-            if !self.unit.active && self.positions.wrote && self.asks_token(header.kind, body, tools) {
-                return Ok(Stop::Token);
-            }
             let total = header.total;
             let whole = &input.fresh()[..total];
-            self.message(header.kind, body, whole, &mut target)?;
+            if self.message(header.kind, body, whole, &mut target)? == Flow::Token {
+                return Ok(Stop::Token);
+            }
             input.accept(total);
             if !self.unit.active && target.server.is_none() {
                 return Ok(Stop::UnitEnd);
@@ -66,14 +73,13 @@ impl Session {
         }
     }
 
-    fn message(&mut self, kind: u8, body: &[u8], whole: &[u8], target: &mut Target<'_>) -> Result<(), Violation> {
+    fn message(&mut self, kind: u8, body: &[u8], whole: &[u8], target: &mut Target<'_>) -> Result<Flow, Violation> {
         match kind {
             b'd' | b'c' | b'f' => self.copy_data(kind, whole, target),
             // The server ignores these while it takes COPY data.
             b'H' | b'S' if self.unit.copy_in => {}
             b'Q' if self.unit.active => return Err(Violation::Kind(kind)),
             b'Q' => {
-                self.begin_unit(true);
                 return self.query(body, target);
             }
             b'F' => {
@@ -90,7 +96,7 @@ impl Session {
             }
             other => return Err(Violation::Kind(other)),
         }
-        Ok(())
+        Ok(Flow::Done)
     }
 
     /// COPY data outside of a COPY is what a client sent before it knew that its COPY failed.
@@ -125,20 +131,6 @@ impl Session {
         self.wrote |= writes;
         self.unit.commits |= class.parse_error || class.statements.iter().any(|one| ends_in_commit(&one.kind));
         self.unit.only_rollback = matches!(class.only().map(|one| &one.kind), Some(Kind::Rollback { .. }));
-    }
-
-    /// True for a message that shows or merges the session's token.
-    fn asks_token(&self, kind: u8, body: &[u8], tools: &Tools) -> bool {
-        let text = match kind {
-            b'Q' => read::whole_cstr(body),
-            b'P' => read::cstr(body).and_then(|(_, rest)| read::cstr(rest)).map(|(text, _)| text),
-            b'B' => {
-                let name = read::cstr(body).and_then(|(_, rest)| read::cstr(rest)).map(|(name, _)| name);
-                return name.and_then(|name| self.statements.get(name)).is_some_and(|one| asks_token(&one.class));
-            }
-            _ => None,
-        };
-        text.is_some_and(|text| asks_token(&tools.classify(text)))
     }
 
     pub(super) fn reply(&mut self, kind: u8) {
