@@ -1,0 +1,5 @@
+//! Decisions without IO: no tokio, no clock, no sockets, no openraft types. Everything here can be tested with made-up input.
+
+pub mod decisions;
+pub mod entry;
+pub mod pgoutput;
