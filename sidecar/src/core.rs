@@ -2,4 +2,6 @@
 
 pub mod decisions;
 pub mod entry;
+pub mod lag;
 pub mod pgoutput;
+pub mod role;
