@@ -2,7 +2,9 @@
 //!
 //! Readers (the admin API, proxies) take the published value; nobody calls into a loop for it.
 
+use crate::apply;
 use crate::core::lag::Lag;
+use crate::raft;
 use howdah_protocol::admin::{NodeStatus, Role};
 use howdah_protocol::{Epoch, LogIndex, NodeId, Term};
 use std::time::Duration;
@@ -56,6 +58,37 @@ impl Board {
     #[must_use]
     pub fn published(&self) -> watch::Receiver<NodeStatus> {
         self.published.subscribe()
+    }
+
+    /// Takes over what the applier says, until it ends.
+    pub fn follow_applied(&self, mut applier: watch::Receiver<apply::Applied>) {
+        let applied = self.applied.clone();
+        applied.send_replace(applier.borrow_and_update().index);
+        tokio::spawn(async move {
+            while applier.changed().await.is_ok() {
+                applied.send_replace(applier.borrow_and_update().index);
+            }
+        });
+    }
+
+    /// Takes over what the log says, until it ends.
+    pub fn follow_log(&self, raft: &raft::Handle) {
+        let (mut decided, mut role) = (raft.decided(), raft.role());
+        let log = self.log.clone();
+        tokio::spawn(async move {
+            loop {
+                let committed = decided.borrow_and_update().index;
+                let (term, leader) = {
+                    let role = role.borrow_and_update();
+                    (role.term, role.leader)
+                };
+                log.send_replace(LogView { term, leader, committed });
+                tokio::select! {
+                    changed = decided.changed() => if changed.is_err() { return },
+                    changed = role.changed() => if changed.is_err() { return },
+                }
+            }
+        });
     }
 
     /// Publishes until the process ends.

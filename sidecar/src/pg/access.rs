@@ -33,6 +33,15 @@ pub(crate) fn write_files(pg_data: &Path, access: Access, database: &str, superu
     replace(&pg_data.join("pg_hba.conf"), &hba(access, database, superuser))
 }
 
+/// An attached server's files are not ours. Its one database is closed by a connection limit of 0, which binds everybody but superusers.
+pub(crate) async fn set_attached(session: &tokio_postgres::Client, access: Access, database: &str) -> Result<(), tokio_postgres::Error> {
+    let limit = if access == Access::Closed { 0 } else { -1 };
+    let read_only = if access == Access::Writes { "off" } else { "on" };
+    let database = crate::pg::schema::quoted(database);
+    session.batch_execute(&format!("ALTER DATABASE {database} CONNECTION LIMIT {limit}")).await?;
+    session.batch_execute(&format!("ALTER DATABASE {database} SET default_transaction_read_only = {read_only}")).await
+}
+
 fn hba(access: Access, database: &str, superuser: &str) -> String {
     let quoted = |name: &str| format!("\"{}\"", name.replace('"', "\"\""));
     let (database, superuser) = (quoted(database), quoted(superuser));

@@ -6,9 +6,8 @@ use crate::config::Config;
 use crate::core::decisions::Decisions;
 use crate::pg::connect::Target;
 use crate::pg::schema::{self, Origin};
-use crate::pg::server::Server;
-use crate::raft::Decided;
-use howdah_protocol::{InstanceId, Lsn};
+use crate::raft;
+use howdah_protocol::{InstanceId, LogIndex, Lsn};
 use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
 use std::fs;
@@ -16,7 +15,6 @@ use std::io::{self, BufWriter, Write};
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::time::Duration;
-use tokio::sync::watch;
 
 const ROLES_BYTES_MAX: usize = 16 << 20;
 /// Silence on the dump's connection for this long ends the attempt.
@@ -50,22 +48,20 @@ pub enum Error {
 #[derive(Debug)]
 pub struct Sink<'a> {
     pub config: &'a Config,
-    pub server: &'a Server,
     pub target: &'a Target,
-    pub decided: watch::Receiver<Decided>,
+    pub raft: &'a raft::Handle,
 }
 
 impl Sink<'_> {
     /// Returns where the node then stands in the log.
-    pub async fn fill(&mut self, leader_admin: &str) -> Result<Origin, Error> {
+    pub async fn fill(&self, leader_admin: &str) -> Result<Origin, Error> {
         // Before the snapshot is taken: what is decided now is in it.
-        let quiet = self.wait_decided("a large transaction does not end", |decisions| decisions.unfinished.is_empty()).await?;
+        let (index, mut decisions) = self.wait_decided("a large transaction does not end", |decisions| decisions.unfinished.is_empty()).await?;
         let response = tokio::time::timeout(CHUNK_TIMEOUT, client::get(leader_admin, "/v1/seed", Some(&self.config.secret)))
             .await
             .map_err(|_| Error::Broken("the leader does not answer".into()))??;
         let lsn: Lsn = header(&response, LSN_HEADER)?;
         let instance = InstanceId(header(&response, INSTANCE_HEADER)?);
-        let mut decisions = (*quiet.decisions).clone();
         if decisions.serving.is_none_or(|serving| serving.instance != instance) {
             return Err(Error::Undecided("the leader changed"));
         }
@@ -73,22 +69,30 @@ impl Sink<'_> {
         let roles = receive(response.into_body(), &archive).await?;
         self.restore(&roles, &archive).await?;
         let certain = |now: &Decisions| now.serving.is_none_or(|serving| serving.instance != instance) || now.watermark(instance) > lsn;
-        let after = self.wait_decided("the snapshot's last commits are not decided", certain).await?;
-        if after.decisions.serving.is_none_or(|serving| serving.instance != instance) {
+        let (_, after) = self.wait_decided("the snapshot's last commits are not decided", certain).await?;
+        if after.serving.is_none_or(|serving| serving.instance != instance) {
             return Err(Error::Undecided("the leader changed"));
         }
         let watermark = decisions.watermark(instance).max(lsn);
         decisions.watermarks.insert(instance, watermark);
-        let origin = Origin { applied: quiet.index, decisions };
+        let origin = Origin { applied: index, decisions };
         schema::set_origin(self.target, &origin).await?;
         Ok(origin)
     }
 
-    async fn wait_decided(&mut self, what: &'static str, good: impl Fn(&Decisions) -> bool) -> Result<Decided, Error> {
-        let reached = tokio::time::timeout(DECIDE_TIMEOUT, self.decided.wait_for(|now| good(&now.decisions))).await;
-        match reached {
-            Ok(Ok(now)) => Ok(now.clone()),
-            _ => Err(Error::Undecided(what)),
+    async fn wait_decided(&self, what: &'static str, good: impl Fn(&Decisions) -> bool) -> Result<(LogIndex, Decisions), Error> {
+        let mut decided = self.raft.decided();
+        let deadline = tokio::time::Instant::now() + DECIDE_TIMEOUT;
+        loop {
+            decided.borrow_and_update();
+            let (index, decisions) = self.raft.decisions();
+            if good(&decisions) {
+                return Ok((index, decisions));
+            }
+            match tokio::time::timeout_at(deadline, decided.changed()).await {
+                Ok(Ok(())) => {}
+                _ => return Err(Error::Undecided(what)),
+            }
         }
     }
 
