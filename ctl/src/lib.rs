@@ -14,4 +14,5 @@ pub mod admin;
 pub mod cluster;
 pub mod core;
 pub mod load;
+pub mod pgbench;
 pub mod postgres;

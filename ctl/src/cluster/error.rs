@@ -36,7 +36,7 @@ pub enum Error {
     Unreachable { folder: PathBuf, user: String },
     #[error("there is no node {node}: the nodes are 1 to {nodes}")]
     NoSuchNode { node: NodeId, nodes: usize },
-    #[error("{name} ended ({how}) while the cluster was starting; the end of {}:\n{tail}", .log.display())]
+    #[error("{name} ended ({how}); the end of {}:\n{tail}", .log.display())]
     Ended { name: String, how: String, log: PathBuf, tail: String },
     #[error("{what} did not happen within {} s{detail}", .after.as_secs())]
     TimedOut { what: String, after: Duration, detail: String },

@@ -93,6 +93,18 @@ impl Cluster {
         self.proxy.iter_mut().chain(self.nodes.iter_mut().flatten()).find_map(Process::ended)
     }
 
+    /// Processes that ended by themselves since the last call, as errors that say how; they can be started again.
+    pub fn take_ended(&mut self) -> Vec<Error> {
+        let mut errors = Vec::new();
+        for slot in self.nodes.iter_mut().chain([&mut self.proxy]) {
+            if let Some(error) = slot.as_mut().and_then(Process::ended) {
+                errors.push(error);
+                *slot = None;
+            }
+        }
+        errors
+    }
+
     async fn serves(&self) -> bool {
         let probe = async {
             let (client, connection) = tokio_postgres::connect(&self.info.proxy_url(), NoTls).await?;
