@@ -30,6 +30,8 @@ pub struct Tail {
     /// The first [`TAIL_COMMITS_MAX`] of them, in commit order.
     pub commits: Vec<TailCommit>,
     pub count: u64,
+    /// Where the last of all of them ends.
+    pub last_commit: Option<Lsn>,
     /// The slot was read up to here.
     pub last_lsn: Lsn,
 }
@@ -78,6 +80,7 @@ async fn read_to(end: Lsn, mut stream: Stream, mut assembler: Assembler) -> Resu
 fn note(tail: &mut Tail, item: &Item) {
     let Item::Commit { xid, end_lsn, .. } = item else { return };
     tail.count += 1;
+    tail.last_commit = Some(*end_lsn);
     if tail.commits.len() < TAIL_COMMITS_MAX {
         tail.commits.push(TailCommit { xid: *xid, end_lsn: *end_lsn });
     }

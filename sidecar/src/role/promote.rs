@@ -56,13 +56,9 @@ impl Manager {
         let (_, decisions) = self.raft.decisions();
         let options = capture::Options::new(self.target.clone(), writer, decisions.watermark(self.instance));
         let gate = capture::start(options, proposer);
-        let mut state = gate.state();
+        let attached = timeout(ATTACH_TIMEOUT, gate.attached()).await;
         self.gate = Some(gate);
-        let attached = timeout(ATTACH_TIMEOUT, state.wait_for(|state| state.attached || state.error.is_some())).await;
-        let attached = attached.map_err(|_| Error::Late("attaching the gate", ATTACH_TIMEOUT))?;
-        if let Some(error) = attached.ok().and_then(|state| state.error.clone()) {
-            return Err(Error::Stopped(error.to_string()));
-        }
+        attached.map_err(|_| Error::Late("attaching the gate", ATTACH_TIMEOUT))?.map_err(|error| Error::Stopped(error.to_string()))?;
         let attached_ms = begun.elapsed().as_millis();
 
         sequences::raise(&self.target, &decisions.sequences).await?;

@@ -3,6 +3,7 @@
 use super::{Error, Manager, Stage};
 use crate::apply;
 use crate::capture;
+use crate::core::entry::Writer;
 use crate::core::role::{Slot, Verdict, judge};
 use crate::pg::access::Access;
 use crate::pg::replication;
@@ -10,10 +11,9 @@ use crate::pg::server::Shutdown;
 use crate::role::epoch::ServingEpoch;
 use crate::seed;
 use howdah_protocol::admin::Role;
-use howdah_protocol::{InstanceId, settings};
+use howdah_protocol::{Epoch, InstanceId, settings};
 use std::time::Duration;
 
-const SLOT_TIMEOUT: Duration = Duration::from_secs(60);
 const LEADER_TIMEOUT: Duration = Duration::from_secs(30);
 /// How often a follower looks whether its epoch still stands.
 const EPOCH_POLL: Duration = Duration::from_millis(500);
@@ -74,8 +74,8 @@ impl Manager {
         }
         let (_, decisions) = self.raft.decisions();
         let watermark = decisions.watermark(self.instance);
-        let reading = capture::drain_tail(&self.target, watermark);
-        let tail = tokio::time::timeout(SLOT_TIMEOUT, reading).await.map_err(|_| Error::Late("reading the own slot", SLOT_TIMEOUT))??;
+        let nobody = Writer { node: self.config.node, instance: self.instance, epoch: Epoch(0) };
+        let tail = capture::drain_tail(&capture::Options::new(self.target.clone(), nobody, watermark)).await?;
         if tail.count > 0 {
             tracing::info!(commits = tail.count, last = ?tail.last_commit, %watermark, "the own slot holds commits behind the log's watermark");
         }

@@ -49,7 +49,7 @@ struct Dump {
     output: ChildStdout,
     child: Child,
     /// The temporary slot, and with it the snapshot, ends with this connection.
-    _snapshot: replication::Connection,
+    _snapshot: replication::ExportedSlot,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -78,14 +78,13 @@ impl Source {
         let instance = InstanceId(row.get::<_, i64>(0).unsigned_abs());
         let roles: String = row.get(1);
 
-        let mut snapshot = replication::Connection::open(&self.target, "howdah-seed").await?;
-        let exported = snapshot.export_snapshot("howdah_seed").await?;
+        let snapshot = replication::export_slot(&self.target, "howdah_seed").await?;
         client.execute("SELECT pg_logical_emit_message(true, $1::text, '')", &[&MARK_PREFIX]).await?;
 
         let mut command = Command::new(self.bin_dir.join("pg_dump"));
         command
             .args(["--format=custom", "--compress=1", "--exclude-schema=howdah", "--no-publications", "--no-subscriptions"])
-            .arg(format!("--snapshot={}", exported.snapshot))
+            .arg(format!("--snapshot={}", snapshot.snapshot))
             .args(["--host", &self.target.host.display().to_string(), "--port", &self.target.port.to_string()])
             .args(["--username", &self.target.user, "--dbname", &self.target.database])
             .env("PGOPTIONS", "-c statement_timeout=0")
@@ -98,7 +97,8 @@ impl Source {
         let output = child.stdout.take().ok_or_else(|| io::Error::other("pg_dump has no output"))?;
         let mut head = u32::try_from(roles.len()).map_err(io::Error::other)?.to_be_bytes().to_vec();
         head.extend_from_slice(roles.as_bytes());
-        Ok(response(instance, exported.lsn, head, Dump { output, child, _snapshot: snapshot, _permit: permit }))
+        let lsn = snapshot.consistent;
+        Ok(response(instance, lsn, head, Dump { output, child, _snapshot: snapshot, _permit: permit }))
     }
 }
 

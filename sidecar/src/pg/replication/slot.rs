@@ -13,7 +13,7 @@ const DROP_TIMEOUT: Duration = Duration::from_secs(10);
 const LOOK_TIMEOUT: Duration = Duration::from_secs(5);
 const UNDEFINED_OBJECT: &str = "42704";
 
-/// A new slot together with the snapshot at which it begins. The snapshot lives as long as this value.
+/// A new temporary slot together with the snapshot at which it begins. Both live as long as this value.
 #[derive(Debug)]
 pub struct ExportedSlot {
     /// Commits after this are in the slot, those before are in the snapshot.
@@ -26,21 +26,21 @@ pub struct ExportedSlot {
 /// Makes the slot; everything that commits after the answered position will be decoded from it.
 pub async fn create_slot(target: &Target, slot: &str) -> Result<Lsn, Error> {
     let mut connection = Connection::open(target, APPLICATION_NAME).await?;
-    let (consistent, _) = create(&mut connection, slot, "nothing").await?;
+    let (consistent, _) = create(&mut connection, slot, "", "nothing").await?;
     connection.close().await;
     Ok(consistent)
 }
 
-/// Makes the slot and a snapshot of exactly what it does not hold.
+/// Makes a temporary slot and a snapshot of exactly what it does not hold.
 pub async fn export_slot(target: &Target, slot: &str) -> Result<ExportedSlot, Error> {
     let mut connection = Connection::open(target, APPLICATION_NAME).await?;
-    let (consistent, snapshot) = create(&mut connection, slot, "export").await?;
+    let (consistent, snapshot) = create(&mut connection, slot, "TEMPORARY", "export").await?;
     let snapshot = snapshot.ok_or_else(|| Error::Unexpected("a slot without the snapshot that was asked for".to_owned()))?;
     Ok(ExportedSlot { consistent, snapshot, _connection: connection })
 }
 
-async fn create(connection: &mut Connection, slot: &str, snapshot: &str) -> Result<(Lsn, Option<String>), Error> {
-    let sql = format!("CREATE_REPLICATION_SLOT {} LOGICAL pgoutput (SNAPSHOT '{snapshot}')", quote_identifier(slot));
+async fn create(connection: &mut Connection, slot: &str, life: &str, snapshot: &str) -> Result<(Lsn, Option<String>), Error> {
+    let sql = format!("CREATE_REPLICATION_SLOT {} {life} LOGICAL pgoutput (SNAPSHOT '{snapshot}')", quote_identifier(slot));
     let rows = connection.command(&sql, "the creation of the replication slot", CREATE_TIMEOUT).await?;
     // slot_name, consistent_point, snapshot_name, output_plugin
     let row = rows.into_iter().next().unwrap_or_default();
