@@ -64,7 +64,7 @@ impl Admin {
         if path.starts_with("/raft/") {
             return self.raft.serve(request).await.map(|body| body.map_err(std::io::Error::other).boxed_unsync());
         }
-        let public = matches!(path.as_str(), "/healthz" | "/readyz" | "/metrics" | "/v1/status" | "/v1/status/stream" | "/v1/cluster" | "/v1/committed");
+        let public = matches!(path.as_str(), "/healthz" | "/readyz" | "/metrics" | "/v1/status" | "/v1/status/stream" | "/v1/cluster" | "/v1/committed" | "/v1/checksum");
         if !public && request.headers().get(SECRET_HEADER).is_none_or(|shown| shown.as_bytes() != self.secret.as_bytes()) {
             return problem(StatusCode::UNAUTHORIZED, "the cluster's secret is missing or wrong", Some("send it in the header x-howdah-secret"));
         }

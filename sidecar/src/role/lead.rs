@@ -15,11 +15,11 @@ impl Manager {
         self.say(Role::Leader, "leads");
         let mut role = self.raft.role();
         let term = role.borrow().term;
-        let mut failed = self.applier_failed();
         let Some(mut gate) = self.gate.as_ref().map(crate::capture::Handle::state) else { return Ok(Stage::Demote) };
         let marks = sequences::Marks::new(self.target.clone(), self.raft.proposer(term));
         let marking = marks.run(SEQUENCES_EVERY);
         tokio::pin!(marking);
+        let mut watched = true;
         loop {
             tokio::select! {
                 changed = role.wait_for(|role| !role.is_leader || role.term != term) => {
@@ -39,16 +39,14 @@ impl Manager {
                     self.hand_over().await;
                     return Ok(Stage::Start);
                 }
-                error = &mut failed => {
-                    tracing::error!(error, "the applier ended");
-                    self.hand_over().await;
-                    return Ok(Stage::Demote);
-                }
                 () = self.epoch_lost() => {
                     self.hand_over().await;
                     return Err(Error::Stopped("the serving epoch was lost".into()));
                 }
-                error = &mut marking => tracing::warn!(%error, "sequences are not watched"),
+                error = &mut marking, if watched => {
+                    tracing::warn!(%error, "sequences are not watched");
+                    watched = false;
+                }
                 Some(command) = self.commands.recv() => self.switch_over(command).await,
                 _ = self.shutdown.wait_for(|stop| *stop) => return Ok(Stage::Stop),
             }

@@ -11,8 +11,9 @@ use crate::pg::server::Shutdown;
 use crate::role::epoch::ServingEpoch;
 use crate::seed;
 use howdah_protocol::admin::Role;
-use howdah_protocol::{Epoch, InstanceId, settings};
+use howdah_protocol::{Epoch, InstanceId, LogIndex, settings};
 use std::time::Duration;
+use tokio::sync::watch;
 
 const LEADER_TIMEOUT: Duration = Duration::from_secs(30);
 /// How often a follower looks whether its epoch still stands.
@@ -104,29 +105,28 @@ impl Manager {
 
     /// Applies, serves reads, and waits for something to happen.
     pub(super) async fn follow(&mut self) -> Result<Stage, Error> {
-        let (mut role, mut installed) = (self.raft.role(), self.raft.installed());
-        let mut failed = self.applier_failed();
+        let (mut role, mut installed) = (self.raft.role(), self.raft.snapshot_installed());
+        let mut applier = self.applier_state();
         loop {
             if role.borrow_and_update().is_leader {
                 return Ok(Stage::Promote);
             }
-            if installed.borrow_and_update().is_some_and(|index| index > *self.board.applied.borrow()) {
+            let behind_snapshot = installed.borrow_and_update().is_some_and(|index| index > *self.board.applied.borrow());
+            if behind_snapshot || self.is_behind_log() {
                 tracing::warn!("the log no longer reaches back to where this node is: it is seeded again");
                 return Ok(Stage::Seed);
             }
             let caught_up = self.epoch.is_none().then(|| self.caught_up());
-            if self.epoch.is_some() {
-                self.say(Role::Follower, "follows");
-            } else {
-                self.say(Role::Follower, "catching up");
-            }
+            let error = applier.borrow_and_update().error.clone();
+            let doing = if self.epoch.is_some() { "follows" } else { "catching up" };
+            self.say(Role::Follower, error.unwrap_or_else(|| doing.to_owned()));
             tokio::select! {
                 _ = role.changed() => {}
                 _ = installed.changed() => {}
                 () = async { match caught_up { Some(caught_up) => caught_up.await, None => std::future::pending().await } } => {
                     self.open_for_reads().await?;
                 }
-                error = &mut failed => return Err(Error::Stopped(error)),
+                () = error_changed(&mut applier) => {}
                 () = self.epoch_lost() => return Err(Error::Stopped("the serving epoch was lost".into())),
                 how = Self::postgres_ended(&mut self.server) => {
                     tracing::error!(how, "PostgreSQL ended");
@@ -160,16 +160,14 @@ impl Manager {
         }
     }
 
-    /// Resolves with the reason when the applier gives up.
-    pub(super) fn applier_failed(&self) -> std::pin::Pin<Box<dyn Future<Output = String> + Send>> {
-        let mut applied = self.applier.as_ref().map(apply::Handle::applied);
-        Box::pin(async move {
-            let Some(applied) = &mut applied else { return std::future::pending().await };
-            match applied.wait_for(|now| now.error.is_some()).await.map(|now| now.error.clone()) {
-                Ok(error) => error.unwrap_or_default(),
-                Err(_) => "the applier ended".to_owned(),
-            }
-        })
+    fn applier_state(&self) -> watch::Receiver<apply::Applied> {
+        self.applier.as_ref().expect("reconcile, which comes before, has started it").applied()
+    }
+
+    /// Whether the log was purged past what is applied here, while this node was away.
+    fn is_behind_log(&self) -> bool {
+        let applied = *self.board.applied.borrow();
+        applied > LogIndex(0) && self.raft.first_index().is_ok_and(|first| first > applied.next())
     }
 
     pub(super) fn epoch_lost(&self) -> impl Future<Output = ()> + use<'_> {
@@ -200,7 +198,6 @@ impl Manager {
         self.instance = crate::pg::schema::settle(&self.config, &self.target, instance).await?.instance;
         let sink = seed::Sink { config: &self.config, target: &self.target, raft: &self.raft };
         let origin = sink.fill(&leader).await?;
-        self.raft.forget_installed(origin.applied);
         tracing::info!(index = %origin.applied, "seeded");
         Ok(Stage::Reconcile)
     }
@@ -213,5 +210,13 @@ impl Manager {
         let leader = found.ok().and_then(|role| role.leader);
         let peer = self.config.peers.iter().find(|peer| Some(peer.node) == leader);
         peer.map(|peer| peer.admin.clone()).ok_or_else(|| Error::Stopped("the leader is not among the configured peers".into()))
+    }
+}
+
+/// Resolves when the applier begins or ceases to complain. Its progress alone is no event for the role.
+async fn error_changed(applier: &mut watch::Receiver<apply::Applied>) {
+    let before = applier.borrow_and_update().error.clone();
+    if applier.wait_for(|now| now.error != before).await.is_err() {
+        std::future::pending::<()>().await;
     }
 }
