@@ -29,4 +29,4 @@ pub(crate) use classify::{TEXT_BYTES_MAX, classify, classify_bytes};
 pub(crate) use statement::{Begin, Classified, Discard, Hint, Isolation, Kind, PinReasons, Refusal, Route, Scope, SetValue, Statement};
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

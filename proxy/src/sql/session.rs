@@ -6,6 +6,7 @@ use super::utility::{Judged, owned, unpinned};
 use pg_raw_parse::list::NodeList;
 use pg_raw_parse::nodes::{DiscardMode, FuncCall, SelectStmt, TransactionStmt, TransactionStmtKind, VariableSetKind, VariableSetStmt};
 use pg_raw_parse::{ConstValue, Node};
+use std::borrow::Cow;
 
 /// None where the statement is not of these.
 pub(super) fn kind(node: Node<'_>) -> Option<Judged> {
@@ -132,9 +133,11 @@ fn set_value(name: &str, args: &NodeList) -> SetValue {
     SetValue::Text(value.into_boxed_str())
 }
 
-/// Always quoted: then it matters not which words are reserved.
-fn quote_name(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
+/// As the server prints it, but for reserved words, which need no quotes inside a value.
+fn quote_name(name: &str) -> Cow<'_, str> {
+    let first = name.bytes().next().is_some_and(|byte| byte.is_ascii_lowercase() || byte == b'_');
+    let rest = name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_');
+    if first && rest { Cow::Borrowed(name) } else { Cow::Owned(format!("\"{}\"", name.replace('"', "\"\""))) }
 }
 
 fn const_text(arg: Node<'_>) -> Option<Box<str>> {
