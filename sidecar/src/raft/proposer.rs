@@ -81,7 +81,7 @@ impl Proposer {
 
     /// Takes its place in the line before it returns; the future says what became of it. It may be dropped: the proposal stays.
     /// An error ends the line, the one for too much in flight too; [`Proposer::room`] waits until there is room.
-    pub fn propose(&self, bytes: Bytes) -> impl Future<Output = Result<LogIndex, ProposeError>> + Send + 'static {
+    pub fn propose(&self, bytes: Bytes) -> impl Future<Output = Result<LogIndex, ProposeError>> + Send + 'static + use<> {
         let taken = self.enqueue(bytes);
         async move {
             match taken {
