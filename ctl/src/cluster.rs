@@ -26,7 +26,6 @@ mod options;
 mod ports;
 mod process;
 mod servers;
-mod spawner;
 mod status;
 mod wait;
 

@@ -16,3 +16,6 @@ pub mod core;
 pub mod load;
 pub mod pgbench;
 pub mod postgres;
+pub mod spawn;
+
+pub use howdah_protocol::NodeId;

@@ -6,7 +6,7 @@ use super::{Error, ports};
 use howdah_protocol::NodeId;
 use std::fmt;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 #[derive(Clone)]
 pub struct Info {
@@ -20,6 +20,8 @@ pub struct Info {
     pub proxy_password: String,
     /// Shown on calls that change something.
     pub secret: String,
+    /// The nodes' socket folders are in here, named by their ids.
+    socket_root: PathBuf,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,6 +56,7 @@ impl Info {
             app_password: manifest.app_password.clone(),
             proxy_password: manifest.proxy_password.clone(),
             secret: manifest.secret.clone(),
+            socket_root: manifest.socket_root.clone(),
         }
     }
 
@@ -72,6 +75,15 @@ impl Info {
     #[must_use]
     pub fn node_url(&self, id: NodeId) -> Option<String> {
         self.node(id).map(|node| self.url(node.sql))
+    }
+
+    /// Connection parameters of the superuser at one node's Postgres: over its Unix socket, which only root and the server's own user can
+    /// reach. For tests and the benchmark; what it commits waits at the gate unless `synchronous_commit` says otherwise.
+    #[must_use]
+    pub fn superuser(&self, id: NodeId) -> Option<String> {
+        let node = self.node(id)?;
+        let socket = self.socket_root.join(id.to_string());
+        Some(format!("host='{}' port={} user=howdah dbname='{}'", socket.display(), node.sql.port(), self.database))
     }
 
     fn url(&self, at: SocketAddr) -> String {

@@ -5,7 +5,8 @@
 
 use super::files::{Layout, ProcessFiles};
 use super::manifest::{Manifest, write_private};
-use super::{Error, Lifetime, servers, spawner};
+use super::{Error, Lifetime, servers};
+use crate::spawn::{self, LastWord};
 use rustix::process::{Pid, Signal};
 use serde::{Deserialize, Serialize};
 use std::fs::OpenOptions;
@@ -44,7 +45,11 @@ impl Process {
         // Postgres refuses to start in, and complains about, a folder that its user cannot read.
         command.current_dir("/");
         command.stdout(log.try_clone().map_err(io(&files.log))?).stderr(log);
-        let child = spawner::spawn(command, lifetime).map_err(Error::io(format!("starting {}", binary.display())))?;
+        let child = match lifetime {
+            Lifetime::Owned => spawn::owned(command, LastWord::Terminate),
+            Lifetime::Detached => spawn::detached(command),
+        };
+        let child = child.map_err(Error::io(format!("starting {}", binary.display())))?;
         let pid = i32::try_from(child.id()).expect("pids fit in 31 bits");
         let record = Record { pid, start_time: start_time(pid).unwrap_or_default(), detached: lifetime == Lifetime::Detached };
         let process = Self { files, record, child };

@@ -125,6 +125,15 @@ fn what_cannot_be_replicated_is_refused() {
         ("SELECT pg_replication_origin_session_setup('howdah')", R::Replication),
         ("SELECT pg_terminate_backend(pid) FROM pg_stat_activity", R::CancelBackend),
         ("SELECT pg_cancel_backend(1)", R::CancelBackend),
+        ("SET synchronous_commit = off", R::GateSetting),
+        ("SET LOCAL Synchronous_Commit TO 'local'", R::GateSetting),
+        ("SET session_replication_role = replica", R::GateSetting),
+        ("SELECT set_config('synchronous_commit', 'off', false)", R::GateSetting),
+        ("SELECT 1, pg_catalog.set_config('SYNCHRONOUS_COMMIT', $1, true)", R::GateSetting),
+        ("ALTER ROLE bob SET synchronous_commit = off", R::GateSetting),
+        ("ALTER DATABASE d SET synchronous_commit FROM CURRENT", R::GateSetting),
+        ("CREATE FUNCTION f() RETURNS int LANGUAGE sql SET synchronous_commit = off AS 'SELECT 1'", R::GateSetting),
+        ("ALTER FUNCTION f() SET session_replication_role = replica", R::GateSetting),
         ("PREPARE p AS SELECT lo_create(0)", R::LargeObject),
         ("DECLARE c CURSOR FOR SELECT lo_create(0)", R::LargeObject),
         ("COPY (SELECT lo_create(0)) TO STDOUT", R::LargeObject),
@@ -134,6 +143,14 @@ fn what_cannot_be_replicated_is_refused() {
     ] {
         assert_eq!(kind(sql), Kind::Refused(why), "{sql}");
         assert!(!why.reason().is_empty() && why.hint().ends_with('.'));
+    }
+    for sql in [
+        "RESET synchronous_commit",
+        "SET synchronous_commit = DEFAULT",
+        "SHOW synchronous_commit",
+        "ALTER ROLE bob RESET synchronous_commit",
+    ] {
+        assert_eq!(classify(sql).refusal(), None, "{sql}");
     }
     assert_eq!(classify("SELECT 1; DROP DATABASE d").refusal(), Some(R::Database));
     assert_eq!(classify("EXPLAIN SELECT lo_create(0)").refusal(), None);

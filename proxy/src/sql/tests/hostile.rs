@@ -166,6 +166,84 @@ fn a_write_stays_one_whatever_is_around_it() {
     }
 }
 
+/// Every place of the grammar where an expression can stand in a query. `?` is the expression.
+const PLACES: [&str; 62] = [
+    "SELECT ?",
+    "SELECT DISTINCT ON (?) 1",
+    "SELECT 1 WHERE ? IS NOT NULL",
+    "SELECT 1 GROUP BY ?",
+    "SELECT 1 GROUP BY GROUPING SETS ((?), ())",
+    "SELECT 1 GROUP BY CUBE (1, ?)",
+    "SELECT 1 HAVING ? > 0",
+    "SELECT 1 ORDER BY 1, ? DESC NULLS LAST",
+    "SELECT 1 ORDER BY ? USING <",
+    "SELECT 1 LIMIT ?",
+    "SELECT 1 OFFSET ?",
+    "SELECT 1 FETCH FIRST (?) ROWS ONLY",
+    "SELECT count(?)",
+    "SELECT count(DISTINCT ?)",
+    "SELECT count(*) FILTER (WHERE ? > 0)",
+    "SELECT sum(1 ORDER BY ?)",
+    "SELECT mode() WITHIN GROUP (ORDER BY ?)",
+    "SELECT percentile_cont(?) WITHIN GROUP (ORDER BY 1)",
+    "SELECT sum(1) OVER (PARTITION BY ?)",
+    "SELECT sum(1) OVER (ORDER BY ?)",
+    "SELECT sum(1) OVER (ROWS BETWEEN ? PRECEDING AND 1 FOLLOWING)",
+    "SELECT sum(1) OVER (ROWS BETWEEN 1 PRECEDING AND ? FOLLOWING)",
+    "SELECT sum(1) OVER w WINDOW w AS (ORDER BY ?)",
+    "SELECT make_interval(days => ?)",
+    "SELECT concat(VARIADIC ARRAY[?])",
+    "SELECT (1, ?)",
+    "SELECT ROW(?)",
+    "SELECT ARRAY[[1], [?]]",
+    "SELECT ARRAY(SELECT ?)",
+    "SELECT a[?] FROM t",
+    "SELECT (a)[1:?].b FROM t",
+    "SELECT (?)::text COLLATE \"C\"",
+    "SELECT CAST(? AS numeric(10, 2))",
+    "SELECT CASE ? WHEN 1 THEN 2 END",
+    "SELECT CASE WHEN ? > 1 THEN 2 END",
+    "SELECT CASE WHEN true THEN ? END",
+    "SELECT CASE WHEN true THEN 1 ELSE ? END",
+    "SELECT 1 BETWEEN ? AND 2",
+    "SELECT 1 IN (1, ?)",
+    "SELECT ? IN (SELECT 1)",
+    "SELECT 1 = ANY (ARRAY[?])",
+    "SELECT (1, ?) = (SELECT 1, 2)",
+    "SELECT 'a' LIKE 'b' ESCAPE (?)::text",
+    "SELECT NOT (? > 1) OR false",
+    "SELECT (? > 1) IS TRUE",
+    "SELECT ? IS DISTINCT FROM 1",
+    "SELECT now() AT TIME ZONE (?)::text",
+    "SELECT extract(day FROM now() + ? * interval '1 day')",
+    "SELECT xmlelement(name a, xmlattributes(? AS b))",
+    "SELECT xmlserialize(content (?)::text::xml AS text)",
+    "SELECT xmlparse(document (?)::text) IS DOCUMENT",
+    "SELECT JSON_VALUE('{}', '$.a' PASSING ? AS x)",
+    "SELECT JSON_VALUE('{}', '$.a' DEFAULT ? ON EMPTY)",
+    "SELECT JSON_OBJECT('a': ?), JSON_ARRAY(1)",
+    "SELECT JSON_ARRAYAGG(? ORDER BY 1), JSON_SCALAR(1), JSON_SERIALIZE('1'), '1' IS JSON",
+    "SELECT * FROM JSON_TABLE('[]', '$' COLUMNS (a int PATH '$.a' DEFAULT ? ON ERROR)) x",
+    "SELECT * FROM XMLTABLE('/a' PASSING '<a/>' COLUMNS b int PATH '@b' DEFAULT ?) x",
+    "SELECT * FROM XMLTABLE(XMLNAMESPACES('x' AS y), ((?)::text) PASSING '<a/>' COLUMNS b int) x",
+    "SELECT * FROM ROWS FROM (generate_series(1, ?)) WITH ORDINALITY",
+    "SELECT * FROM t TABLESAMPLE system (?) REPEATABLE (1)",
+    "SELECT * FROM t JOIN LATERAL (VALUES (?)) v (x) ON true",
+    "WITH RECURSIVE r AS (SELECT 1 UNION SELECT ?) SEARCH DEPTH FIRST BY a SET o SELECT * FROM r",
+];
+
+#[test]
+fn a_write_is_found_in_every_place_of_a_query() {
+    for place in PLACES {
+        for (expression, expected) in [("length('s')", Route::Read), ("nextval('s')", Route::Write), ("(SELECT f(1))", Route::Write)] {
+            let text = place.replace('?', expression);
+            let classified = classify(&text);
+            assert!(!classified.parse_error, "does not parse: {text}");
+            assert_eq!(classified.route(), expected, "{text}");
+        }
+    }
+}
+
 /// On a stack as small as a worker's could be, so that any recursion over the tree shows.
 fn on_small_stack(check: impl FnOnce() + Send + 'static) {
     std::thread::Builder::new().stack_size(256 * 1024).spawn(check).unwrap().join().unwrap();

@@ -1,9 +1,8 @@
-//! Starts child processes that die with this one.
+//! Starts child processes: those that die with this one, and those that do not.
 //!
 //! Linux sends the parent-death signal when the *thread* that forked the child ends, not the process. Tokio's worker and blocking threads
 //! come and go, so every child is forked by one thread that lives as long as the process does.
 
-use super::Lifetime;
 use rustix::process::{Pid, Signal};
 use std::io;
 use std::os::unix::process::CommandExt;
@@ -13,18 +12,29 @@ use std::sync::mpsc::{Sender, SyncSender, channel, sync_channel};
 
 type Job = (Command, SyncSender<io::Result<Child>>);
 
-pub(crate) fn spawn(mut command: Command, lifetime: Lifetime) -> io::Result<Child> {
+/// What the kernel tells a child when its parent dies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LastWord {
+    /// SIGTERM: a graceful end.
+    Terminate,
+    /// SIGINT: for Postgres, whose SIGTERM waits for its clients to leave.
+    Interrupt,
+}
+
+/// Starts a child that gets `last_word` when this process dies, in whatever way.
+pub fn owned(mut command: Command, last_word: LastWord) -> io::Result<Child> {
     // Its own process group: Ctrl-C in a terminal reaches this process only, which then stops the others in order.
     command.process_group(0);
-    if lifetime == Lifetime::Detached {
-        return command.spawn();
-    }
     let parent = rustix::process::getpid();
+    let signal = match last_word {
+        LastWord::Terminate => Signal::TERM,
+        LastWord::Interrupt => Signal::INT,
+    };
     #[allow(unsafe_code)]
     // SAFETY: the closure runs in the child between fork and exec, where only async-signal-safe calls are allowed. It makes two
     // raw system calls (prctl, getppid), allocates nothing and takes no lock.
     unsafe {
-        command.pre_exec(move || die_with(parent));
+        command.pre_exec(move || die_with(parent, signal));
     }
     let (answer, answered) = sync_channel(1);
     let gone = || io::Error::other("the thread that starts processes is gone");
@@ -32,8 +42,13 @@ pub(crate) fn spawn(mut command: Command, lifetime: Lifetime) -> io::Result<Chil
     answered.recv().map_err(|_| gone())?
 }
 
-fn die_with(parent: Pid) -> io::Result<()> {
-    rustix::process::set_parent_process_death_signal(Some(Signal::TERM))?;
+/// Starts a child that outlives this process.
+pub fn detached(mut command: Command) -> io::Result<Child> {
+    command.process_group(0).spawn()
+}
+
+fn die_with(parent: Pid, signal: Signal) -> io::Result<()> {
+    rustix::process::set_parent_process_death_signal(Some(signal))?;
     // The parent may have died before the line above took effect; then nobody is left to send the signal.
     if rustix::process::getppid() == Some(parent) { Ok(()) } else { Err(io::ErrorKind::BrokenPipe.into()) }
 }
@@ -65,7 +80,7 @@ mod tests {
         let ask = std::thread::spawn(|| {
             let mut command = Command::new("sleep");
             command.arg("60");
-            spawn(command, Lifetime::Owned).expect("sleep starts")
+            owned(command, LastWord::Terminate).expect("sleep starts")
         });
         let mut child = ask.join().expect("asked");
         assert!(child.try_wait().expect("wait").is_none(), "the child died with the thread");
