@@ -10,7 +10,7 @@
 //! - A statement is [`Route::Read`] only when that is proven. Unknown, unparseable, oversized and mixed texts are [`Route::Write`].
 //! - Any text is answered: no panic, no recursion over the tree of a hostile text, memory bounded by [`TEXT_BYTES_MAX`].
 //! - Classification is a pure function of the text. What only the catalog knows (a view over a volatile function, a user's operator,
-//!   a domain's CHECK) is taken for harmless here, so follower connections run with `default_transaction_read_only = on` and a 25006 is
+//!   a cast, a domain's CHECK, a function called as a column) is taken for harmless here, so follower connections run with `default_transaction_read_only = on` and a 25006 is
 //!   retried on the leader.
 //! - The text is read with `standard_conforming_strings = on`, the server's default. A session that turns it off must not be routed by this.
 
@@ -29,4 +29,4 @@ pub(crate) use classify::{TEXT_BYTES_MAX, classify, classify_bytes};
 pub(crate) use statement::{Begin, Classified, Discard, Hint, Isolation, Kind, PinReasons, Refusal, Route, Scope, SetValue, Statement};
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

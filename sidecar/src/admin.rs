@@ -64,9 +64,16 @@ impl Admin {
         if path.starts_with("/raft/") {
             return self.raft.serve(request).await.map(|body| body.map_err(std::io::Error::other).boxed_unsync());
         }
-        let public = matches!(path.as_str(), "/healthz" | "/readyz" | "/metrics" | "/v1/status" | "/v1/status/stream" | "/v1/cluster" | "/v1/committed");
+        let public = matches!(
+            path.as_str(),
+            "/healthz" | "/readyz" | "/metrics" | "/v1/status" | "/v1/status/stream" | "/v1/cluster" | "/v1/committed" | "/v1/checksum"
+        );
         if !public && request.headers().get(SECRET_HEADER).is_none_or(|shown| shown.as_bytes() != self.secret.as_bytes()) {
-            return problem(StatusCode::UNAUTHORIZED, "the cluster's secret is missing or wrong", Some("send it in the header x-howdah-secret"));
+            return problem(
+                StatusCode::UNAUTHORIZED,
+                "the cluster's secret is missing or wrong",
+                Some("send it in the header x-howdah-secret"),
+            );
         }
         match (request.method(), path.as_str()) {
             (&Method::GET, "/healthz") => text("ok\n"),
@@ -77,7 +84,10 @@ impl Admin {
             (&Method::GET, "/v1/cluster") => self.cluster().await,
             (&Method::GET, "/v1/committed") => self.committed().await,
             (&Method::GET, "/v1/checksum") => self.checksum(request.uri().query().unwrap_or_default()).await,
-            (&Method::GET, "/v1/seed") => self.seed.answer(self.status.borrow().role).await,
+            (&Method::GET, "/v1/seed") => {
+                let role = self.status.borrow().role;
+                self.seed.answer(role).await
+            }
             (&Method::POST, "/v1/switchover") => self.switchover(request).await,
             _ => problem(StatusCode::NOT_FOUND, &format!("no such call: {} {path}", request.method()), None),
         }

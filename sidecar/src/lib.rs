@@ -11,3 +11,4 @@ pub mod raft;
 pub mod role;
 pub mod seed;
 pub mod status;
+mod wiring;

@@ -7,10 +7,10 @@ use howdah_protocol::{LogIndex, Term};
 use howdah_sidecar::admin::{self, Admin, metrics::Metrics};
 use howdah_sidecar::config::Config;
 use howdah_sidecar::pg::server::Server;
+use howdah_sidecar::raft;
 use howdah_sidecar::role::Manager;
 use howdah_sidecar::seed::Source;
 use howdah_sidecar::status::Board;
-use howdah_sidecar::raft;
 use std::path::PathBuf;
 use std::time::Duration;
 use tokio::net::TcpListener;
@@ -50,7 +50,10 @@ fn main() -> Result<()> {
 async fn run(config: Config) -> Result<()> {
     std::fs::create_dir_all(&config.data_dir).with_context(|| format!("cannot make the data folder {}", config.data_dir.display()))?;
     let listener = TcpListener::bind(config.admin_listen).await.with_context(|| {
-        format!("cannot listen on admin_listen = {}: is another sidecar running, or the port in use? choose another port", config.admin_listen)
+        format!(
+            "cannot listen on admin_listen = {}: is another sidecar running, or the port in use? choose another port",
+            config.admin_listen
+        )
     })?;
     let raft = raft::open(raft_options(&config)).await?;
     let board = Board::new(identity(&config));

@@ -16,8 +16,8 @@
 //!
 //! A failure anywhere leaves the node without an origin: it is wiped and seeded again at the next attempt.
 
-mod source;
 mod sink;
+mod source;
 
 pub use sink::{Error, Sink};
 pub use source::Source;

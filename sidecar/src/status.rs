@@ -45,8 +45,7 @@ impl Board {
     /// `identity`: the status with everything that does not change.
     #[must_use]
     pub fn new(identity: NodeStatus) -> Self {
-        let stage =
-            Stage { role: identity.role, open: false, epoch: None, version: String::new(), detail: identity.detail.clone() };
+        let stage = Stage { role: identity.role, open: false, epoch: None, version: String::new(), detail: identity.detail.clone() };
         Self {
             stage: watch::Sender::new(stage),
             log: watch::Sender::new(LogView::default()),

@@ -8,12 +8,14 @@
 //! | one server for good reason | nothing | [`Kind::Refused`] |
 
 use super::effects::inspect;
+use super::session::sets_gate;
 use super::statement::{Kind, PinReasons, Refusal};
 use super::utility::{Judged, is_catalog, kind as kind_of_inner, option, unpinned};
 use pg_raw_parse::Node;
+use pg_raw_parse::list::CastNodeList;
 use pg_raw_parse::nodes::{
-    AlterTableStmt, AlterTableType, CreateTableAsStmt, IntoClause, ObjectType, OnCommitAction, RangeVar, ReindexObjectType, ReindexStmt,
-    VacuumStmt,
+    AlterTableStmt, AlterTableType, CreateTableAsStmt, DefElem, IntoClause, ObjectType, OnCommitAction, RangeVar, ReindexObjectType,
+    ReindexStmt, VacuumStmt,
 };
 
 /// Everything that is no query and does not speak of the session.
@@ -125,6 +127,10 @@ fn refused(node: Node<'_>) -> Option<Refusal> {
         Node::CreatePublicationStmt(_) | Node::AlterPublicationStmt(_) => Some(Refusal::Publication),
         Node::CreateSubscriptionStmt(_) | Node::AlterSubscriptionStmt(_) | Node::DropSubscriptionStmt(_) => Some(Refusal::Subscription),
         Node::CreateEventTrigStmt(_) | Node::AlterEventTrigStmt(_) => Some(Refusal::EventTrigger),
+        Node::AlterRoleSetStmt(alter) => alter.setstmt().filter(|set| sets_gate(set)).map(|_| Refusal::GateSetting),
+        Node::AlterDatabaseSetStmt(alter) => alter.setstmt().filter(|set| sets_gate(set)).map(|_| Refusal::GateSetting),
+        Node::CreateFunctionStmt(create) => function_sets_gate(create.options()),
+        Node::AlterFunctionStmt(alter) => function_sets_gate(alter.actions()),
         Node::SecLabelStmt(_) => Some(Refusal::SecurityLabel),
         Node::DropStmt(drop) => refused_object(drop.remove_type),
         Node::RenameStmt(rename) => refused_object(rename.rename_type),
@@ -139,6 +145,12 @@ fn refused(node: Node<'_>) -> Option<Refusal> {
         },
         _ => None,
     }
+}
+
+/// CREATE FUNCTION ... SET name = value.
+fn function_sets_gate(options: &CastNodeList<DefElem>) -> Option<Refusal> {
+    let sets = options.iter().any(|option| matches!(option.arg(), Node::VariableSetStmt(set) if sets_gate(set)));
+    sets.then_some(Refusal::GateSetting)
 }
 
 fn refused_object(object: ObjectType::Type) -> Option<Refusal> {

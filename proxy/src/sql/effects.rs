@@ -5,9 +5,10 @@
 //! nodes of utility statements; those are not expanded and count as a write, as does any node that is not known here.
 
 use super::functions::{Effect, effect};
+use super::session;
 use super::statement::{PinReasons, Refusal};
 use pg_raw_parse::list::NodeList;
-use pg_raw_parse::nodes::FuncCall;
+use pg_raw_parse::nodes::{FuncCall, RangeVar};
 use pg_raw_parse::walk::{Recurse, walk_manual};
 use pg_raw_parse::{ConstValue, Node};
 
@@ -51,7 +52,14 @@ impl Effects {
             }
             Node::FuncCall(call) => self.note_call(call),
             Node::RangeTableSample(sample) => self.read &= is_built_in_sampling(sample.method()),
-            Node::InsertStmt(_) | Node::UpdateStmt(_) | Node::DeleteStmt(_) | Node::MergeStmt(_) => self.read = false,
+            Node::UpdateStmt(update) => {
+                self.read = false;
+                // A rule of that view calls set_config.
+                if update.relation().and_then(RangeVar::relname) == Some("pg_settings") {
+                    self.pins |= PinReasons::SETTING;
+                }
+            }
+            Node::InsertStmt(_) | Node::DeleteStmt(_) | Node::MergeStmt(_) => self.read = false,
             node => self.read &= is_expandable(node) || is_leaf(node),
         }
     }
@@ -63,6 +71,7 @@ impl Effects {
             Effect::Harmless | Effect::Write => {}
             Effect::SessionLock => self.pins |= PinReasons::SESSION_LOCK,
             Effect::Seed => self.pins |= PinReasons::SEED,
+            Effect::SetConfig if call.args().get(0).is_some_and(is_gate_setting) => self.refused = Some(Refusal::GateSetting),
             // What is set until the end of the transaction needs no connection beyond it.
             Effect::SetConfig if call.args().get(2).and_then(const_bool) == Some(true) => {}
             Effect::SetConfig => self.pins |= PinReasons::SETTING,
@@ -83,6 +92,11 @@ pub(super) fn const_bool(node: Node<'_>) -> Option<bool> {
         },
         _ => None,
     }
+}
+
+fn is_gate_setting(name: Node<'_>) -> bool {
+    let Node::A_Const(constant) = name else { return false };
+    matches!(constant.val(), Some(ConstValue::String(name)) if session::is_gate_setting(name))
 }
 
 fn is_built_in_sampling(method: &NodeList) -> bool {

@@ -1,11 +1,12 @@
 //! Statements that change or show the state of the session: transactions, settings, DISCARD, DEALLOCATE.
 
 use super::effects::const_bool;
-use super::statement::{Begin, Discard, Isolation, Kind, PinReasons, Scope, SetValue};
+use super::statement::{Begin, Discard, Isolation, Kind, PinReasons, Refusal, Scope, SetValue};
 use super::utility::{Judged, owned, unpinned};
 use pg_raw_parse::list::NodeList;
 use pg_raw_parse::nodes::{DiscardMode, FuncCall, SelectStmt, TransactionStmt, TransactionStmtKind, VariableSetKind, VariableSetStmt};
 use pg_raw_parse::{ConstValue, Node};
+use std::borrow::Cow;
 
 /// None where the statement is not of these.
 pub(super) fn kind(node: Node<'_>) -> Option<Judged> {
@@ -79,7 +80,23 @@ fn isolation(arg: Node<'_>) -> Option<Isolation> {
     }
 }
 
+/// Settings that a client must not choose: they let a commit be acknowledged before the group has it, or hide it from the capture.
+const GATE_SETTINGS: [&str; 4] = ["event_triggers", "session_replication_role", "synchronous_commit", "synchronous_standby_names"];
+
+pub(super) fn is_gate_setting(name: &str) -> bool {
+    GATE_SETTINGS.iter().any(|setting| setting.eq_ignore_ascii_case(name))
+}
+
+/// Gives such a setting a value, whatever the statement gives it to: the session, a role, a database, a function.
+pub(super) fn sets_gate(set: &VariableSetStmt) -> bool {
+    let gives_value = matches!(set.kind, VariableSetKind::VAR_SET_VALUE | VariableSetKind::VAR_SET_CURRENT);
+    gives_value && set.name().is_some_and(is_gate_setting)
+}
+
 fn set(set: &VariableSetStmt) -> Judged {
+    if sets_gate(set) {
+        return unpinned(Kind::Refused(Refusal::GateSetting));
+    }
     let scope = if set.is_local { Scope::Local } else { Scope::Session };
     let name = setting_name(set.name());
     let kind = match set.kind {
@@ -132,9 +149,11 @@ fn set_value(name: &str, args: &NodeList) -> SetValue {
     SetValue::Text(value.into_boxed_str())
 }
 
-/// Always quoted: then it matters not which words are reserved.
-fn quote_name(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
+/// As the server prints it, but for reserved words, which need no quotes inside a value.
+fn quote_name(name: &str) -> Cow<'_, str> {
+    let first = name.bytes().next().is_some_and(|byte| byte.is_ascii_lowercase() || byte == b'_');
+    let rest = name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_');
+    if first && rest { Cow::Borrowed(name) } else { Cow::Owned(format!("\"{}\"", name.replace('"', "\"\""))) }
 }
 
 fn const_text(arg: Node<'_>) -> Option<Box<str>> {
@@ -164,7 +183,7 @@ pub(super) fn set_config_call(select: &SelectStmt) -> Option<Kind> {
     if !is_set_config(call) || call.args().len() != 3 {
         return None;
     }
-    let name = const_text(call.args().get(0)?)?;
+    let name = const_text(call.args().get(0)?).filter(|name| !is_gate_setting(name))?;
     let value = const_text(call.args().get(1)?)?;
     let scope = if const_bool(call.args().get(2)?)? { Scope::Local } else { Scope::Session };
     Some(Kind::SetConfig { scope, name: setting_name(Some(&name)), value })

@@ -62,10 +62,10 @@ impl Classified {
         })
     }
 
-    /// Approximate heap bytes, for the cache's bound.
+    /// Approximate bytes, for the cache's bound, without the names and values that are copied out of the text.
     pub(super) fn bytes(&self) -> usize {
-        const STRINGS_PER_STATEMENT: usize = 96;
-        size_of::<Self>() + self.statements.len() * (size_of::<Statement>() + STRINGS_PER_STATEMENT)
+        const BOXED_KIND_BYTES: usize = size_of::<Kind>();
+        size_of::<Self>() + self.statements.len() * (size_of::<Statement>() + BOXED_KIND_BYTES)
     }
 }
 
@@ -255,6 +255,7 @@ pub(crate) enum Refusal {
     CatalogLock,
     Replication,
     CancelBackend,
+    GateSetting,
 }
 
 impl Refusal {
@@ -272,6 +273,7 @@ impl Refusal {
             Self::CommentOnShared => "comments on roles, databases and tablespaces cannot be replicated",
             Self::CatalogLock => "locking or rewriting system catalogs would stall logical decoding, and with it every commit",
             Self::Replication => "replication slots, origins and messages belong to the sidecar",
+            Self::GateSetting => "the setting decides when commits are acknowledged or what is captured of them, and belongs to Howdah",
             Self::CancelBackend => "ending another session's wait could show a commit that the group has not decided",
         }
     }
@@ -288,6 +290,7 @@ impl Refusal {
             Self::EventTrigger => "Use ordinary triggers.",
             Self::CatalogLock => "Name the user tables that you mean, or run it on every node, connected to the server directly.",
             Self::Replication => "Connect to the server directly if you know what you are doing.",
+            Self::GateSetting => "Use SET howdah.replication = sync or async.",
             Self::CancelBackend => "Send a cancel request from the session's own client, or connect to the server directly.",
         }
     }

@@ -25,8 +25,7 @@ pub enum Error {
 
 /// Sends a GET and gives the answer once its head is there; its body is still to be read. The caller bounds the time.
 pub async fn get(address: &str, path: &str, secret: Option<&str>) -> Result<Response<Incoming>, Error> {
-    let stream =
-        TcpStream::connect(address).await.map_err(|source| Error::Reach { address: address.to_owned(), source })?;
+    let stream = TcpStream::connect(address).await.map_err(|source| Error::Reach { address: address.to_owned(), source })?;
     let http = |source| Error::Http { address: address.to_owned(), source };
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(http)?;
     tokio::spawn(connection);

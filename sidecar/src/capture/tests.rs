@@ -2,4 +2,6 @@
 
 mod fixture;
 mod gate;
+mod large;
 mod log;
+mod trouble;

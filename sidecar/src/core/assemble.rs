@@ -19,7 +19,7 @@ mod batches;
 mod draft;
 mod relations;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use batches::Batch;
 

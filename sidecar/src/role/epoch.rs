@@ -5,11 +5,14 @@
 
 use crate::pg::connect::{Error as ConnectError, Target};
 use howdah_protocol::Epoch;
+use std::time::Duration;
 use tokio_postgres::Client;
 
 /// High 16 bits of the lock's key: "HD". `schema.sql` knows it as 18500.
 const KEY_PREFIX: u64 = 0x4844;
 const EPOCH_BITS: u32 = 48;
+/// How often it is looked whether the session still stands. A look is a load of a flag.
+const POLL: Duration = Duration::from_millis(100);
 
 #[derive(Debug)]
 pub(super) struct ServingEpoch {
@@ -46,9 +49,12 @@ impl ServingEpoch {
     pub(super) const fn epoch(&self) -> Epoch {
         self.epoch
     }
+}
 
-    /// Whether the server has dropped the session, and the epoch with it.
-    pub(super) fn is_lost(&self) -> bool {
-        self.session.is_closed()
+/// Resolves when the server has dropped the session, and the epoch with it; never where none is held.
+pub(super) async fn lost(epoch: Option<&ServingEpoch>) {
+    let Some(epoch) = epoch else { return std::future::pending().await };
+    while !epoch.session.is_closed() {
+        tokio::time::sleep(POLL).await;
     }
 }

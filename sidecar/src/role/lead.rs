@@ -1,56 +1,76 @@
 //! Leading: keep the gate, tell the log how far the sequences are, and notice what ends it.
 
-use super::{Error, Manager, Stage, sequences};
+use super::{Error, Manager, Stage, epoch, sequences};
 use crate::admin::Command;
+use crate::capture;
 use crate::core::entry::Entry;
+use howdah_protocol::NodeId;
 use howdah_protocol::admin::{Problem, Role, Switchover};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// How often the leader looks at its sequences.
 const SEQUENCES_EVERY: Duration = Duration::from_secs(1);
+
+/// What may happen to a leader.
+enum Event {
+    Deposed(Option<NodeId>),
+    GateEnded(Option<Arc<capture::Error>>),
+    PostgresEnded(String),
+    EpochLost,
+    Unwatched(sequences::Error),
+    Command(Command),
+}
 
 impl Manager {
     pub(super) async fn lead(&mut self) -> Result<Stage, Error> {
         self.say(Role::Leader, "leads");
         let mut role = self.raft.role();
         let term = role.borrow().term;
-        let mut failed = self.applier_failed();
-        let Some(mut gate) = self.gate.as_ref().map(crate::capture::Handle::state) else { return Ok(Stage::Demote) };
+        let Some(mut gate) = self.gate.as_ref().map(capture::Handle::state) else { return Ok(Stage::Demote) };
         let marks = sequences::Marks::new(self.target.clone(), self.raft.proposer(term));
         let marking = marks.run(SEQUENCES_EVERY);
         tokio::pin!(marking);
+        let mut watched = true;
         loop {
-            tokio::select! {
+            let event = tokio::select! {
                 changed = role.wait_for(|role| !role.is_leader || role.term != term) => {
-                    let leader = changed.ok().and_then(|role| role.leader);
+                    Event::Deposed(changed.ok().and_then(|role| role.leader))
+                }
+                ended = gate.wait_for(|state| state.stopped) => Event::GateEnded(ended.ok().and_then(|state| state.error.clone())),
+                how = Self::postgres_ended(&mut self.server) => Event::PostgresEnded(how),
+                () = epoch::lost(self.epoch.as_ref()) => Event::EpochLost,
+                error = &mut marking, if watched => Event::Unwatched(error),
+                Some(command) = self.commands.recv() => Event::Command(command),
+                _ = self.shutdown.wait_for(|stop| *stop) => return Ok(Stage::Stop),
+            };
+            match event {
+                Event::Deposed(leader) => {
                     tracing::warn!(?leader, %term, "no longer the leader");
                     return Ok(Stage::Demote);
                 }
-                ended = gate.wait_for(|state| state.error.is_some()) => {
-                    let error = ended.ok().and_then(|state| state.error.clone());
-                    tracing::error!(?error, "the gate ended");
+                Event::GateEnded(error) => {
+                    tracing::warn!(?error, "the gate ended");
                     self.hand_over().await;
                     return Ok(Stage::Demote);
                 }
-                how = Self::postgres_ended(&mut self.server) => {
+                Event::PostgresEnded(how) => {
                     tracing::error!(how, "PostgreSQL ended");
+                    self.epoch = None;
                     self.say(Role::Demoting, "PostgreSQL ended");
                     self.hand_over().await;
                     return Ok(Stage::Start);
                 }
-                error = &mut failed => {
-                    tracing::error!(error, "the applier ended");
-                    self.hand_over().await;
-                    return Ok(Stage::Demote);
-                }
-                () = self.epoch_lost() => {
+                Event::EpochLost => {
                     self.hand_over().await;
                     return Err(Error::Stopped("the serving epoch was lost".into()));
                 }
-                error = &mut marking => tracing::warn!(%error, "sequences are not watched"),
-                Some(command) = self.commands.recv() => self.switch_over(command).await,
-                _ = self.shutdown.wait_for(|stop| *stop) => return Ok(Stage::Stop),
+                Event::Unwatched(error) => {
+                    tracing::warn!(%error, "sequences are not watched");
+                    watched = false;
+                }
+                Event::Command(command) => self.switch_over(command).await,
             }
         }
     }

@@ -32,7 +32,9 @@ impl Manager {
         let goal = self.raft.decided().borrow().index;
         let mut applied = self.board.applied.subscribe();
         let reached = timeout(APPLY_TIMEOUT, applied.wait_for(|index| *index >= goal)).await;
-        reached.map_err(|_| Error::Late("applying what is decided", APPLY_TIMEOUT))?.map_err(|_| Error::Stopped("the applier ended".into()))?;
+        reached
+            .map_err(|_| Error::Late("applying what is decided", APPLY_TIMEOUT))?
+            .map_err(|_| Error::Stopped("the applier ended".into()))?;
         let applied_ms = begun.elapsed().as_millis();
 
         if self.has_stray_writes().await? {
@@ -91,9 +93,7 @@ impl Manager {
         }
         let role = crate::pg::schema::quoted(&postgres.app_role);
         let password = postgres.app_password.replace('\'', "''");
-        session
-            .batch_execute(&format!("ALTER ROLE {role} LOGIN CREATEROLE PASSWORD '{password}'; SELECT howdah.capture_roles()"))
-            .await?;
+        session.batch_execute(&format!("ALTER ROLE {role} LOGIN CREATEROLE PASSWORD '{password}'; SELECT howdah.capture_roles()")).await?;
         Ok(())
     }
 }

@@ -1,6 +1,7 @@
 //! Finding out what a node whose Postgres has just started, or just stopped leading, may become; following; and seeding.
 
 use super::{Error, Manager, Stage};
+use crate::admin::Command;
 use crate::apply;
 use crate::capture;
 use crate::core::entry::Writer;
@@ -8,15 +9,25 @@ use crate::core::role::{Slot, Verdict, judge};
 use crate::pg::access::Access;
 use crate::pg::replication;
 use crate::pg::server::Shutdown;
-use crate::role::epoch::ServingEpoch;
+use crate::role::epoch::{self, ServingEpoch};
 use crate::seed;
 use howdah_protocol::admin::Role;
-use howdah_protocol::{Epoch, InstanceId, settings};
+use howdah_protocol::{Epoch, InstanceId, LogIndex, settings};
 use std::time::Duration;
+use tokio::sync::watch;
 
 const LEADER_TIMEOUT: Duration = Duration::from_secs(30);
-/// How often a follower looks whether its epoch still stands.
-const EPOCH_POLL: Duration = Duration::from_millis(500);
+
+/// What may happen to a follower.
+enum Event {
+    /// Something changed that the loop looks at anyway.
+    Look,
+    CaughtUp,
+    EpochLost,
+    PostgresEnded(String),
+    Command(Command),
+    Stop,
+}
 
 impl Manager {
     /// Reads the own slot to its end, compares with the log, and decides. Clients are out all the while.
@@ -104,36 +115,41 @@ impl Manager {
 
     /// Applies, serves reads, and waits for something to happen.
     pub(super) async fn follow(&mut self) -> Result<Stage, Error> {
-        let (mut role, mut installed) = (self.raft.role(), self.raft.installed());
-        let mut failed = self.applier_failed();
+        let (mut role, mut installed) = (self.raft.role(), self.raft.snapshot_installed());
+        let mut applier = self.applier_state();
         loop {
             if role.borrow_and_update().is_leader {
                 return Ok(Stage::Promote);
             }
-            if installed.borrow_and_update().is_some_and(|index| index > *self.board.applied.borrow()) {
+            let behind_snapshot = installed.borrow_and_update().is_some_and(|index| index > *self.board.applied.borrow());
+            if behind_snapshot || self.is_behind_log() {
                 tracing::warn!("the log no longer reaches back to where this node is: it is seeded again");
                 return Ok(Stage::Seed);
             }
-            let caught_up = self.epoch.is_none().then(|| self.caught_up());
-            if self.epoch.is_some() {
-                self.say(Role::Follower, "follows");
-            } else {
-                self.say(Role::Follower, "catching up");
-            }
-            tokio::select! {
-                _ = role.changed() => {}
-                _ = installed.changed() => {}
-                () = async { match caught_up { Some(caught_up) => caught_up.await, None => std::future::pending().await } } => {
-                    self.open_for_reads().await?;
-                }
-                error = &mut failed => return Err(Error::Stopped(error)),
-                () = self.epoch_lost() => return Err(Error::Stopped("the serving epoch was lost".into())),
-                how = Self::postgres_ended(&mut self.server) => {
+            let error = applier.borrow_and_update().error.clone();
+            let doing = if self.epoch.is_some() { "follows" } else { "catching up" };
+            self.say(Role::Follower, error.unwrap_or_else(|| doing.to_owned()));
+            let caught_up = self.caught_up();
+            let event = tokio::select! {
+                _ = role.changed() => Event::Look,
+                _ = installed.changed() => Event::Look,
+                () = error_changed(&mut applier) => Event::Look,
+                () = caught_up => Event::CaughtUp,
+                () = epoch::lost(self.epoch.as_ref()) => Event::EpochLost,
+                how = Self::postgres_ended(&mut self.server) => Event::PostgresEnded(how),
+                Some(command) = self.commands.recv() => Event::Command(command),
+                _ = self.shutdown.wait_for(|stop| *stop) => Event::Stop,
+            };
+            match event {
+                Event::Look => {}
+                Event::CaughtUp => self.open_for_reads().await?,
+                Event::EpochLost => return Err(Error::Stopped("the serving epoch was lost".into())),
+                Event::PostgresEnded(how) => {
                     tracing::error!(how, "PostgreSQL ended");
                     return Ok(Stage::Start);
                 }
-                Some(command) = self.commands.recv() => Self::refuse(command, "this node is not the leader", Some("ask the leader")),
-                _ = self.shutdown.wait_for(|stop| *stop) => return Ok(Stage::Stop),
+                Event::Command(command) => Self::refuse(command, "this node is not the leader", Some("ask the leader")),
+                Event::Stop => return Ok(Stage::Stop),
             }
         }
     }
@@ -144,13 +160,14 @@ impl Manager {
         Ok(())
     }
 
-    /// Resolves when this node has applied all that is decided now, under some leader.
+    /// Resolves when this node, not open yet, has applied all that is decided now, under some leader.
     fn caught_up(&self) -> impl Future<Output = ()> + use<> {
+        let is_open = self.epoch.is_some();
         let (mut role, decided) = (self.raft.role(), self.raft.decided());
         let mut applied = self.board.applied.subscribe();
         async move {
             // The channels live as long as the manager; should they close, waiting for ever is what is wanted.
-            if role.wait_for(|role| role.leader.is_some()).await.is_err() {
+            if is_open || role.wait_for(|role| role.leader.is_some()).await.is_err() {
                 return std::future::pending().await;
             }
             let goal = decided.borrow().index;
@@ -160,26 +177,14 @@ impl Manager {
         }
     }
 
-    /// Resolves with the reason when the applier gives up.
-    pub(super) fn applier_failed(&self) -> std::pin::Pin<Box<dyn Future<Output = String> + Send>> {
-        let mut applied = self.applier.as_ref().map(apply::Handle::applied);
-        Box::pin(async move {
-            let Some(applied) = &mut applied else { return std::future::pending().await };
-            match applied.wait_for(|now| now.error.is_some()).await.map(|now| now.error.clone()) {
-                Ok(error) => error.unwrap_or_default(),
-                Err(_) => "the applier ended".to_owned(),
-            }
-        })
+    fn applier_state(&self) -> watch::Receiver<apply::Applied> {
+        self.applier.as_ref().expect("reconcile, which comes before, has started it").applied()
     }
 
-    pub(super) fn epoch_lost(&self) -> impl Future<Output = ()> + use<'_> {
-        let epoch = self.epoch.as_ref();
-        async move {
-            let Some(epoch) = epoch else { return std::future::pending().await };
-            while !epoch.is_lost() {
-                tokio::time::sleep(EPOCH_POLL).await;
-            }
-        }
+    /// Whether the log was purged past what is applied here, while this node was away.
+    fn is_behind_log(&self) -> bool {
+        let applied = *self.board.applied.borrow();
+        applied > LogIndex(0) && self.raft.first_index().is_ok_and(|first| first > applied.next())
     }
 
     /// Throws this node's Postgres away and fills a new one from the leader.
@@ -200,7 +205,6 @@ impl Manager {
         self.instance = crate::pg::schema::settle(&self.config, &self.target, instance).await?.instance;
         let sink = seed::Sink { config: &self.config, target: &self.target, raft: &self.raft };
         let origin = sink.fill(&leader).await?;
-        self.raft.forget_installed(origin.applied);
         tracing::info!(index = %origin.applied, "seeded");
         Ok(Stage::Reconcile)
     }
@@ -213,5 +217,13 @@ impl Manager {
         let leader = found.ok().and_then(|role| role.leader);
         let peer = self.config.peers.iter().find(|peer| Some(peer.node) == leader);
         peer.map(|peer| peer.admin.clone()).ok_or_else(|| Error::Stopped("the leader is not among the configured peers".into()))
+    }
+}
+
+/// Resolves when the applier begins or ceases to complain. Its progress alone is no event for the role.
+async fn error_changed(applier: &mut watch::Receiver<apply::Applied>) {
+    let before = applier.borrow_and_update().error.clone();
+    if applier.wait_for(|now| now.error != before).await.is_err() {
+        std::future::pending::<()>().await;
     }
 }

@@ -4,7 +4,6 @@
 //! than that is caught by the second rule: a new leader also raises each sequence past the largest value in the column that owns it.
 
 use super::lead::marks_entry;
-use crate::capture::Proposer as _;
 use crate::pg::connect::{Error as ConnectError, Target};
 use crate::pg::schema::quoted;
 use crate::raft::{ProposeError, Proposer};

@@ -17,6 +17,7 @@ pub(super) const WRITER: Writer = Writer { node: NodeId(1), instance: InstanceId
 
 pub(super) struct Postgres {
     folder: tempfile::TempDir,
+    port: u16,
     server: Option<Child>,
 }
 
@@ -28,10 +29,11 @@ impl Postgres {
     /// A new server with a publication, a table `t (id int primary key, note text)`, and further settings.
     pub(super) async fn start_with(settings: &[&str]) -> Self {
         let folder = tempfile::Builder::new().prefix("howdah-pg-").tempdir().expect("a temporary folder");
+        let port = settings.iter().find_map(|line| line.strip_prefix("port=")).map_or(5432, |port| port.parse().expect("a port"));
         if let Some((uid, gid)) = unprivileged() {
             std::os::unix::fs::chown(folder.path(), Some(uid), Some(gid)).expect("the folder is ours");
         }
-        let mut this = Self { folder, server: None };
+        let mut this = Self { folder, port, server: None };
         let mut initdb = this.program("initdb");
         initdb.args(["--no-sync", "-U", "postgres", "-E", "UTF8", "--locale=C", "-A", "trust", "-D"]).arg(this.data());
         let made = initdb.output().expect("initdb runs");
@@ -86,7 +88,7 @@ impl Postgres {
     pub(super) fn target(&self) -> Target {
         Target {
             host: self.folder.path().to_owned(),
-            port: 5432,
+            port: self.port,
             user: "postgres".to_owned(),
             password: None,
             database: "postgres".to_owned(),

@@ -1,11 +1,10 @@
 //! A log in memory that decides when the test says so.
 
 use crate::capture::{ProposeError, Proposer};
-use crate::core::entry::{Entry, Item};
-use crate::core::pgoutput::{self, Message};
+use crate::core::assemble::tests::replay::{Replayed, replay};
 use bytes::Bytes;
 use howdah_protocol::{LogIndex, Lsn};
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::future::Future;
 use std::sync::{Arc, Mutex};
 use tokio::sync::oneshot;
@@ -34,15 +33,6 @@ struct Inner {
     proposals: usize,
 }
 
-/// A transaction as the log holds it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Commit {
-    pub(super) xid: u32,
-    pub(super) end_lsn: Lsn,
-    pub(super) changes: Vec<Message>,
-    pub(super) chunked: bool,
-}
-
 impl Log {
     pub(super) fn mode(&self, mode: Mode) {
         self.0.lock().unwrap().mode = mode;
@@ -52,6 +42,7 @@ impl Log {
         self.0.lock().unwrap().held.len()
     }
 
+    /// Proposals so far, whatever became of them.
     pub(super) fn proposals(&self) -> usize {
         self.0.lock().unwrap().proposals
     }
@@ -70,42 +61,15 @@ impl Log {
         self.commits().last().map_or(Lsn(0), |commit| commit.end_lsn)
     }
 
-    /// Every decided transaction, put together from its parts. Reads each entry as a follower does, with nothing but the entry.
-    pub(super) fn commits(&self) -> Vec<Commit> {
+    /// Every decided transaction, read as a follower does.
+    pub(super) fn commits(&self) -> Vec<Replayed> {
         let entries = self.0.lock().unwrap().decided.clone();
-        let (mut commits, mut parts) = (Vec::new(), HashMap::<u32, Vec<(u32, Message)>>::new());
-        for entry in entries {
-            let Entry::Batch { items, .. } = Entry::decode(entry).expect("what was encoded") else { panic!("only batches") };
-            for item in items {
-                read(item, &mut parts, &mut commits);
-            }
-        }
-        assert!(parts.is_empty(), "chunks of {:?} belong to nothing", parts.keys());
-        commits
+        replay(&entries)
     }
-}
 
-fn read(item: Item, parts: &mut HashMap<u32, Vec<(u32, Message)>>, commits: &mut Vec<Commit>) {
-    let (xid, messages) = match &item {
-        Item::Chunk { xid, messages } | Item::Commit { xid, messages, .. } => (*xid, messages),
-        Item::Abort { xid } => {
-            parts.remove(xid);
-            return;
-        }
-        Item::SubAbort { xid, subxid } => {
-            parts.get_mut(xid).expect("chunks").retain(|(tag, _)| tag != subxid);
-            return;
-        }
-    };
-    let part = parts.entry(xid).or_default();
-    for raw in messages.iter() {
-        let tagged = pgoutput::parse(raw.expect("whole"), messages.streamed).expect("a message");
-        part.push((tagged.xid.unwrap_or(xid), tagged.message));
-    }
-    if let Item::Commit { end_lsn, chunked, .. } = item {
-        let messages = parts.remove(&xid).unwrap_or_default().into_iter().map(|(_, message)| message);
-        let changes = messages.filter(|message| !matches!(message, Message::Relation(_))).collect();
-        commits.push(Commit { xid, end_lsn, changes, chunked });
+    /// The first value of every change that is decided, in order.
+    pub(super) fn texts(&self) -> Vec<String> {
+        self.commits().iter().flat_map(|commit| commit.changes.iter().map(|change| change.text())).collect()
     }
 }
 

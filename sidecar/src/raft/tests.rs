@@ -1,0 +1,3 @@
+//! Groups of nodes in one process, over loopback.
+
+pub(crate) mod small_disk;
