@@ -19,7 +19,8 @@ async fn killing_the_leader_again_and_again_loses_nothing() -> Result<()> {
         eventually("writes before the kill", async || Ok(load.window().acknowledged), |count| *count > 200).await?;
         let killed = cluster.kill_leader().await?;
         let before = load.window().acknowledged;
-        let after = cluster.wait_until("another leader", PATIENCE, |seen| seen.leader().is_some_and(|leader| leader.id != killed.node)).await?;
+        let after =
+            cluster.wait_until("another leader", PATIENCE, |seen| seen.leader().is_some_and(|leader| leader.id != killed.node)).await?;
         eventually("writes after the kill", async || Ok(load.window().acknowledged), |count| *count > before + 200).await?;
         cluster.restart_node(killed.node).await?;
         cluster.wait_follower(killed.node, PATIENCE).await?;
@@ -27,8 +28,13 @@ async fn killing_the_leader_again_and_again_loses_nothing() -> Result<()> {
         let audit = report.audit(&url).await?;
         assert!(audit.lost.is_empty(), "round {round}: lost {:?}", audit.lost);
         assert!(audit.ghosts.is_empty(), "round {round}: refused, and there all the same: {:?}", audit.ghosts);
-        let gap = write_gap(&report.acks(), killed.at.duration_since(report.started)).context("no write after the kill")?;
-        println!("round {round}: {} acknowledged, {} unknown, gap {gap:?}, leader now {:?}", audit.acknowledged, audit.unknown, after.leader().map(|n| n.id));
+        let gap = write_gap(&report.acks, killed.at.duration_since(report.started)).context("no write after the kill")?;
+        println!(
+            "round {round}: {} acknowledged, {} unknown, gap {gap:?}, leader now {:?}",
+            audit.acknowledged,
+            audit.unknown,
+            after.leader().map(|n| n.id)
+        );
         assert!(gap < Duration::from_secs(10), "round {round}: writes stood still for {gap:?}");
         cluster.assert_identical(&["public.howdah_load"]).await?;
     }
@@ -109,7 +115,8 @@ async fn a_majority_is_needed_and_enough() -> Result<()> {
     let other = cluster.node_client(leader).await?;
     assert_eq!(show(&other, "SELECT count(*) FROM t").await?, "1");
     cluster.restart_node(followers[0]).await?;
-    eventually("the waiting commit", async || Ok(show(&cluster.client().await?, "SELECT count(*) FROM t").await?), |seen| seen == "2").await?;
+    eventually("the waiting commit", async || Ok(show(&cluster.client().await?, "SELECT count(*) FROM t").await?), |seen| seen == "2")
+        .await?;
     cluster.restart_node(followers[1]).await?;
     cluster.wait_follower(followers[1], PATIENCE).await?;
     cluster.assert_identical(&["public.t"]).await

@@ -41,7 +41,11 @@ async fn rows_ddl_and_roles_reach_every_server() -> Result<()> {
              INSERT INTO item (name, price) SELECT 'item ' || i, i FROM generate_series(1, 20) i; COMMIT",
         )
         .await?;
-    client.batch_execute("ALTER TABLE shop.item ADD COLUMN added timestamptz NOT NULL DEFAULT now(), ADD COLUMN code uuid DEFAULT gen_random_uuid()").await?;
+    client
+        .batch_execute(
+            "ALTER TABLE shop.item ADD COLUMN added timestamptz NOT NULL DEFAULT now(), ADD COLUMN code uuid DEFAULT gen_random_uuid()",
+        )
+        .await?;
     client
         .batch_execute(
             "DO $$ BEGIN EXECUTE 'CREATE TABLE made_by_do (id int PRIMARY KEY)'; INSERT INTO made_by_do VALUES (1); END $$;
@@ -54,13 +58,23 @@ async fn rows_ddl_and_roles_reach_every_server() -> Result<()> {
         )
         .await?;
     client.batch_execute("INSERT INTO every_type (id, e) VALUES (3, 'new')").await?;
-    client.batch_execute("CREATE ROLE reader LOGIN PASSWORD 'secret'; GRANT USAGE ON SCHEMA shop TO reader; GRANT SELECT ON shop.item TO reader").await?;
+    client
+        .batch_execute(
+            "CREATE ROLE reader LOGIN PASSWORD 'secret'; GRANT USAGE ON SCHEMA shop TO reader; GRANT SELECT ON shop.item TO reader",
+        )
+        .await?;
     // Unique values swapped: no order of single statements by key gets there.
-    client.batch_execute("CREATE TABLE swap (id int PRIMARY KEY, u int UNIQUE DEFERRABLE INITIALLY DEFERRED); INSERT INTO swap VALUES (1, 1), (2, 2)").await?;
+    client
+        .batch_execute(
+            "CREATE TABLE swap (id int PRIMARY KEY, u int UNIQUE DEFERRABLE INITIALLY DEFERRED); INSERT INTO swap VALUES (1, 1), (2, 2)",
+        )
+        .await?;
     client.batch_execute("UPDATE swap SET u = 3 - u").await?;
     client.batch_execute("BEGIN; INSERT INTO swap VALUES (3, 3); SAVEPOINT s; INSERT INTO swap VALUES (4, 4); ROLLBACK TO s; DELETE FROM swap WHERE id = 1; COMMIT").await?;
 
-    cluster.assert_identical(&["public.every_type", "public.no_key", "shop.item", "public.copied", "public.made_by_do", "public.swap"]).await?;
+    cluster
+        .assert_identical(&["public.every_type", "public.no_key", "shop.item", "public.copied", "public.made_by_do", "public.swap"])
+        .await?;
     for node in cluster.nodes() {
         let url = cluster.info().node_url(node).expect("a node of this cluster").replace(&cluster.info().app_password, "secret");
         let url = url.replacen(&cluster.info().app_role, "reader", 1);
@@ -96,8 +110,13 @@ async fn a_large_transaction_is_cut_and_applied_whole() -> Result<()> {
     let client = cluster.client().await?;
     client.batch_execute("CREATE TABLE big (id int PRIMARY KEY, filler text); CREATE TABLE blob (id int PRIMARY KEY, data bytea)").await?;
     let follower = cluster.node_client(cluster.a_follower().await?).await?;
-    let counted = async || Ok(show(&follower, "SELECT count(*) FROM big").await?);
-    eventually("the table on the follower", async || Ok(show(&follower, "SELECT to_regclass('big') IS NOT NULL").await?), |seen| seen == "t").await?;
+    let counted = async || show(&follower, "SELECT count(*) FROM big").await;
+    eventually(
+        "the table on the follower",
+        async || Ok(show(&follower, "SELECT to_regclass('big') IS NOT NULL").await?),
+        |seen| seen == "t",
+    )
+    .await?;
     // Larger than logical_decoding_work_mem, so it is streamed; a part of it is rolled back.
     let work = client.batch_execute(
         "BEGIN; INSERT INTO big SELECT i, repeat('x', 600) FROM generate_series(1, 120000) i; SAVEPOINT s;
