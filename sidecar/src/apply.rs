@@ -16,6 +16,7 @@
 //! Never: skip an entry that cannot be executed. The position stays, the reason is published, and it is tried again.
 
 mod catalog;
+mod ddl;
 mod execute;
 mod params;
 pub mod progress;
@@ -26,7 +27,7 @@ mod sql;
 mod tests;
 mod unblock;
 
-use crate::core::coalesce;
+use crate::core::{coalesce, ddl as command};
 use crate::pg::connect::{self, Target};
 use bytes::Bytes;
 use howdah_protocol::{InstanceId, LogIndex};
@@ -72,6 +73,10 @@ pub enum Error {
     MissingTable { table: String },
     #[error("column {column} of table {table} in the log does not exist on this node")]
     MissingColumn { table: String, column: String },
+    #[error(transparent)]
+    Command(#[from] command::Error),
+    #[error("role {role}, as whom the leader executed {tag}, does not exist on this node: {}", describe(source))]
+    MissingRole { role: String, tag: String, source: tokio_postgres::Error },
     #[error("`{text}` in the log is no {type_name}")]
     Value { type_name: String, text: String },
     #[error("howdah.progress: {0}")]
@@ -88,9 +93,19 @@ impl Error {
     /// The log does not fit this node: trying again cannot help.
     fn is_fatal(&self) -> bool {
         match self {
-            Self::Plan(_) | Self::MissingTable { .. } | Self::MissingColumn { .. } | Self::Value { .. } | Self::Progress(_) => true,
+            Self::Plan(_)
+            | Self::Command(_)
+            | Self::MissingTable { .. }
+            | Self::MissingColumn { .. }
+            | Self::Value { .. }
+            | Self::Progress(_) => true,
             Self::Log(error) => matches!(error, LogError::Purged { .. }),
-            Self::Connect(_) | Self::Postgres { .. } | Self::NotReached { .. } | Self::Disconnected | Self::Stopped => false,
+            Self::Connect(_)
+            | Self::Postgres { .. }
+            | Self::MissingRole { .. }
+            | Self::NotReached { .. }
+            | Self::Disconnected
+            | Self::Stopped => false,
         }
     }
 
@@ -164,6 +179,7 @@ pub struct Handle {
     applied: watch::Receiver<Applied>,
     control: Arc<Control>,
     task: tokio::task::JoinHandle<()>,
+    watch: tokio::task::JoinHandle<()>,
 }
 
 /// What others ask of the applier.
@@ -198,8 +214,10 @@ pub fn start<L: Log>(options: Options, log: L) -> Handle {
         wanted: Notify::new(),
         lag: runner::Lag::default(),
     });
-    let task = tokio::spawn(runner::run(options, Arc::new(log), publish, Arc::clone(&control)));
-    Handle { applied, control, task }
+    let log = Arc::new(log);
+    let watch = tokio::spawn(runner::watch_decided(Arc::clone(&log), Arc::clone(&control)));
+    let task = tokio::spawn(runner::run(options, log, publish, Arc::clone(&control)));
+    Handle { applied, control, task, watch }
 }
 
 impl Handle {
@@ -259,5 +277,6 @@ impl Drop for Handle {
     fn drop(&mut self) {
         self.control.stop.send_replace(true);
         self.task.abort();
+        self.watch.abort();
     }
 }

@@ -2,6 +2,7 @@
 
 pub mod assemble;
 pub mod coalesce;
+pub mod ddl;
 pub mod decisions;
 pub mod entry;
 pub mod lag;

@@ -46,8 +46,8 @@ select c.oid, a.attname::pg_catalog.text, pg_catalog.format_type(a.atttypid, -1)
        t.typdelim::pg_catalog.text, a.attgenerated <> '', a.attidentity = 'a', coalesce(l.collisdeterministic, true)
   from pg_catalog.pg_class c
   join pg_catalog.pg_namespace n on n.oid = c.relnamespace
-  join pg_catalog.pg_attribute a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
-  join pg_catalog.pg_type t on t.oid = a.atttypid
+  left join pg_catalog.pg_attribute a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
+  left join pg_catalog.pg_type t on t.oid = a.atttypid
   left join pg_catalog.pg_collation l on l.oid = a.attcollation
  where n.nspname = $1::pg_catalog.text and c.relname = $2::pg_catalog.text and c.relkind in ('r', 'p')";
 
@@ -77,7 +77,7 @@ pub(super) async fn look_up(client: &Client, table: &Table) -> Result<Local, Err
     let Some(oid) = rows.first().map(|row| row.get::<_, u32>(0)) else {
         return Err(Error::MissingTable { table: table.name() });
     };
-    let mut here: HashMap<String, &Row> = rows.iter().map(|row| (row.get(1), row)).collect();
+    let mut here: HashMap<String, &Row> = rows.iter().filter_map(|row| Some((row.get::<_, Option<String>>(1)?, row))).collect();
     let mut columns = Vec::with_capacity(relation.columns.len());
     for column in &relation.columns {
         let missing = || Error::MissingColumn { table: table.name(), column: column.name.clone() };

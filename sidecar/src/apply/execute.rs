@@ -6,7 +6,7 @@
 use super::params::Param;
 use super::session::{Rows, Session};
 use super::sql::{self, Shape};
-use super::{Error, Log, LogError, progress};
+use super::{Error, Log, LogError, ddl, progress};
 use crate::core::coalesce::{Coalescer, Mode, OpenTransaction, Part, Plan, Relations, Step, Table, Updates, replay_chunk};
 use crate::core::pgoutput::{Tuple, Value};
 use bytes::Bytes;
@@ -62,7 +62,7 @@ async fn steps(session: &mut Session, steps: &[Step]) -> Result<(), Error> {
             Step::Rekey { table, old, new } => rekey(session, table, old, new).await?,
             Step::Match { table, old, new } => match_one(session, table, old, new.as_ref()).await?,
             Step::Truncate { tables, restart_identity } => truncate(session, tables, *restart_identity).await?,
-            Step::Logical { .. } => return Err(Error::Progress("logical messages are to come".to_owned())),
+            Step::Logical { content } => ddl::execute(session, content).await?,
         }
     }
     Ok(())

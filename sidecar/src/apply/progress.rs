@@ -1,7 +1,7 @@
 //! `howdah.progress`: up to which entry this Postgres holds the log, and what must be known to go on.
 //!
-//! The state is the JSON of [`Decisions`] over the applied prefix, with one more field, `open`, for transactions of which only chunks have
-//! come. An empty object stands for the beginning of the log.
+//! The state is the JSON of [`Decisions`] over the applied prefix, with two more fields where they are needed: `open` for transactions
+//! of which only chunks have come, `items_done` where the next entry is done in part. An empty object stands for the beginning of the log.
 
 use super::Error;
 use crate::core::coalesce::State;
@@ -34,10 +34,12 @@ pub async fn load(client: &Client) -> Result<Progress, Error> {
 #[must_use]
 pub fn encode(state: &State) -> String {
     let mut json = serde_json::to_value(&state.decisions).expect("decisions have only string and number keys");
-    if let Value::Object(map) = &mut json
-        && !state.open.is_empty()
-    {
+    let Value::Object(map) = &mut json else { return json.to_string() };
+    if !state.open.is_empty() {
         map.insert("open".to_owned(), serde_json::to_value(&state.open).expect("open transactions have only number keys"));
+    }
+    if state.items_done > 0 {
+        map.insert("items_done".to_owned(), state.items_done.into());
     }
     json.to_string()
 }
@@ -46,10 +48,11 @@ pub fn decode(json: &str) -> Result<State, Error> {
     let bad = |error: serde_json::Error| Error::Progress(format!("state cannot be read: {error}"));
     let mut map: Map<String, Value> = serde_json::from_str(json).map_err(bad)?;
     let open = map.remove("open").map(serde_json::from_value).transpose().map_err(bad)?.unwrap_or_default();
+    let items_done = map.remove("items_done").map(serde_json::from_value).transpose().map_err(bad)?.unwrap_or_default();
     if map.is_empty() {
-        return Ok(State { decisions: Decisions::default(), open });
+        return Ok(State { decisions: Decisions::default(), open, items_done });
     }
-    Ok(State { decisions: serde_json::from_value(Value::Object(map)).map_err(bad)?, open })
+    Ok(State { decisions: serde_json::from_value(Value::Object(map)).map_err(bad)?, open, items_done })
 }
 
 #[cfg(test)]
@@ -66,6 +69,7 @@ mod tests {
         state.decisions.watermarks.insert(InstanceId(2), Lsn(u64::MAX));
         state.decisions.sequences.insert("public.s".to_owned(), -5);
         assert_eq!(serde_json::from_str::<Decisions>(&encode(&state)).unwrap(), state.decisions);
+        state.items_done = 9;
         state.open.insert(7, OpenTransaction { entries: vec![LogIndex(4), LogIndex(5)], void: vec![8] });
         assert_eq!(decode(&encode(&state)).unwrap(), state);
         assert_eq!(decode("{}").unwrap(), State::default());

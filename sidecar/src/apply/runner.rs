@@ -121,7 +121,6 @@ impl<L: Log> Runner<'_, L> {
     async fn turn(&mut self) -> Result<(), Error> {
         let planned = self.flight.as_ref().map_or(self.done.applied, |flight| flight.plan.last);
         let until = self.until();
-        self.control.lag.decided(self.log.decided());
         if planned >= until {
             return if self.flight.is_some() { self.land().await } else { self.idle(planned).await };
         }
@@ -227,6 +226,7 @@ impl<L: Log> Runner<'_, L> {
             let pid = self.session.pid;
             guarded(self.options, pid, Box::pin(self.session.pipeline.drain())).await?;
             (self.stored, self.stored_at) = (self.done.applied, Instant::now());
+            self.published(0, 0);
         }
         Ok(())
     }
@@ -238,7 +238,7 @@ impl<L: Log> Runner<'_, L> {
             return Err(error);
         }
         tracing::debug!(%error, from = %self.done.applied, to = %flight.plan.last, "applying row by row");
-        *self.ordered_until = flight.plan.last;
+        *self.ordered_until = flight.plan.touched;
         // What was answered after the failure belongs to the transaction that is rolled back.
         let _ = self.session.pipeline.drain().await;
         self.session.pipeline.take_rows_missing();
@@ -277,12 +277,23 @@ async fn guarded(options: &Options, pid: i32, work: impl Future<Output = Result<
     }
 }
 
+/// Notes when entries become decided, whatever apply is doing.
+pub(super) async fn watch_decided<L: Log>(log: Arc<L>, control: Arc<Control>) {
+    loop {
+        let decided = log.decided();
+        control.lag.decided(decided);
+        tokio::time::sleep(Lag::SPACING).await;
+        log.decided_past(decided).await;
+    }
+}
+
 /// When entries became decided, to tell how old the oldest is that is not applied.
 #[derive(Debug, Default)]
 pub(super) struct Lag(Mutex<VecDeque<(LogIndex, Instant)>>);
 
 impl Lag {
-    const SAMPLES_MAX: usize = 4_096;
+    const SAMPLES_MAX: usize = 65_536;
+    const SPACING: Duration = Duration::from_millis(2);
 
     fn decided(&self, index: LogIndex) {
         let mut samples = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);

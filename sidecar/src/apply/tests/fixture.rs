@@ -138,8 +138,9 @@ pub(super) struct Pair {
     pub(super) framer: Framer,
     pub(super) applier: Option<Handle>,
     pub(super) options: Options,
-    pub(super) source_server: Server,
     pub(super) target_server: Server,
+    /// Lives as long as the pair.
+    _source_server: Server,
 }
 
 impl Pair {
@@ -156,7 +157,8 @@ impl Pair {
         log.append(Some(&Entry::Open { writer: SOURCE, time_ms: 0 }));
         let mut options = Options::new(target_server.target(), TARGET);
         options.linger = Duration::ZERO;
-        let mut pair = Self { source, target, log, framer: Framer::default(), applier: None, options, source_server, target_server };
+        let mut pair =
+            Self { source, target, log, framer: Framer::default(), applier: None, options, target_server, _source_server: source_server };
         pair.start();
         pair
     }

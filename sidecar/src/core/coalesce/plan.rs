@@ -30,6 +30,9 @@ pub struct State {
     pub decisions: Decisions,
     /// Transactions of which only chunks have come, by xid. Of the writer that opened last: a new opening voids them.
     pub open: BTreeMap<u32, OpenTransaction>,
+    /// Items of the entry behind the applied ones that are done already: what follows DDL may need it to be committed (a new enum value), even
+    /// within one entry. The fields above stand before that entry.
+    pub items_done: u32,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,7 +47,10 @@ pub struct OpenTransaction {
 pub struct Plan {
     /// Entries that the plan covers: the first so many of those offered.
     pub entries: usize,
+    /// The last entry that is done with the plan.
     pub last: LogIndex,
+    /// The last entry of which something is in the plan.
+    pub touched: LogIndex,
     pub state: State,
     pub parts: Vec<Part>,
     pub transactions: u64,
@@ -61,11 +67,11 @@ pub enum Part {
 }
 
 impl State {
-    /// The oldest entry that is needed again to go on from `applied`; the log must not be purged beyond it.
+    /// The oldest entry that is needed again to go on from the stored position `applied`; the log must not be purged beyond it.
     #[must_use]
     pub fn needs_from(&self, applied: LogIndex) -> LogIndex {
         let chunks = self.open.values().filter_map(|transaction| transaction.entries.first());
-        chunks.copied().min().unwrap_or_else(|| applied.next())
+        chunks.copied().min().unwrap_or(LogIndex(u64::MAX)).min(applied.next())
     }
 }
 
@@ -78,15 +84,18 @@ pub fn plan(
     relations: &mut Relations,
 ) -> Result<Plan, Error> {
     let mut planner = Planner::new(instance, state.clone(), mode, relations);
-    for (index, payload) in entries {
-        planner.out.entries += 1;
-        planner.out.last = *index;
+    for (at, (index, payload)) in entries.iter().enumerate() {
         if let Some(payload) = payload {
             planner.entry(*index, payload)?;
         }
-        if planner.closed {
-            break;
+        match planner.closed {
+            None => {}
+            // It begins a plan of its own, so that what comes before the cut is known without taking the state apart.
+            Some(_) if at > 0 => return plan(instance, state, &entries[..at], mode, planner.relations),
+            Some(items) => return Ok(planner.finish_first(*index, items, state)),
         }
+        (planner.out.entries, planner.out.last, planner.out.touched) = (at + 1, *index, *index);
+        planner.out.state.items_done = 0;
     }
     Ok(planner.finish())
 }
@@ -110,19 +119,23 @@ struct Planner<'a> {
     mode: Mode,
     relations: &'a mut Relations,
     coalescer: Coalescer,
-    /// Something that had better end a local transaction has been planned.
-    closed: bool,
+    /// Items of the entry so far, and how many are done from an earlier plan.
+    items: u32,
+    items_done: u32,
+    /// Behind this item the local transaction must end.
+    closed: Option<u32>,
     out: Plan,
 }
 
 impl<'a> Planner<'a> {
     fn new(instance: InstanceId, state: State, mode: Mode, relations: &'a mut Relations) -> Self {
         let out = Plan { state, ..Plan::default() };
-        Self { instance, mode, relations, coalescer: Coalescer::new(mode), closed: false, out }
+        Self { instance, mode, relations, coalescer: Coalescer::new(mode), items: 0, items_done: 0, closed: None, out }
     }
 
     fn entry(&mut self, index: LogIndex, payload: &Bytes) -> Result<(), Error> {
         let mut entry = Entry::decode(payload.clone())?;
+        (self.items, self.items_done) = (0, self.out.state.items_done);
         let offered = if let Entry::Batch { items, .. } = &entry { items.len() } else { 0 };
         self.out.state.decisions.admit(&mut entry);
         match entry {
@@ -158,6 +171,10 @@ impl<'a> Planner<'a> {
     }
 
     fn item(&mut self, index: LogIndex, item: Item) -> Result<(), Error> {
+        self.items += 1;
+        if self.closed.is_some() {
+            return Ok(());
+        }
         match item {
             Item::Chunk { xid, messages } => {
                 self.relations.harvest(&messages)?;
@@ -168,19 +185,28 @@ impl<'a> Planner<'a> {
             }
             Item::Abort { xid } => drop(self.out.state.open.remove(&xid)),
             Item::SubAbort { xid, subxid } => self.out.state.open.entry(xid).or_default().void.push(subxid),
-            Item::Commit { xid, chunked, messages, .. } => {
-                self.out.transactions += 1;
-                let open = self.out.state.open.remove(&xid).filter(|_| chunked).unwrap_or_default();
-                if chunked {
-                    if open.entries.is_empty() {
-                        return Err(Error::ChunksUnknown(xid));
-                    }
-                    self.cut();
-                    self.out.parts.push(Part::Chunks { xid, transaction: open.clone() });
-                    self.closed = true;
-                }
-                self.closed |= push_messages(&messages, &open.void, self.relations, &mut self.coalescer)?;
+            Item::Commit { xid, messages, .. } if self.items <= self.items_done => {
+                self.out.state.open.remove(&xid);
+                self.relations.harvest(&messages)?;
             }
+            Item::Commit { xid, chunked, messages, .. } => self.commit(xid, chunked, &messages)?,
+        }
+        Ok(())
+    }
+
+    fn commit(&mut self, xid: u32, chunked: bool, messages: &Messages) -> Result<(), Error> {
+        self.out.transactions += 1;
+        let open = self.out.state.open.remove(&xid).filter(|_| chunked).unwrap_or_default();
+        if chunked {
+            if open.entries.is_empty() {
+                return Err(Error::ChunksUnknown(xid));
+            }
+            self.cut();
+            self.out.parts.push(Part::Chunks { xid, transaction: open.clone() });
+        }
+        let logical = push_messages(messages, &open.void, self.relations, &mut self.coalescer)?;
+        if chunked || logical {
+            self.closed = Some(self.items);
         }
         Ok(())
     }
@@ -195,6 +221,18 @@ impl<'a> Planner<'a> {
     fn finish(mut self) -> Plan {
         self.cut();
         self.out
+    }
+
+    /// The plan is cut behind item `items` of its only entry.
+    fn finish_first(mut self, index: LogIndex, items: u32, before: &State) -> Plan {
+        self.out.touched = index;
+        if items == self.items {
+            (self.out.entries, self.out.last, self.out.state.items_done) = (1, index, 0);
+        } else {
+            (self.out.entries, self.out.last) = (0, LogIndex(index.0.saturating_sub(1)));
+            self.out.state = State { items_done: items, ..before.clone() };
+        }
+        self.finish()
     }
 }
 
