@@ -20,7 +20,8 @@ use tokio::time::{sleep, timeout};
 
 pub(crate) const CONNECT_WAIT_MAX: Duration = Duration::from_millis(1000);
 const RECONNECT_WAIT_MIN: Duration = Duration::from_millis(10);
-const RECONNECT_WAIT_MAX: Duration = Duration::from_millis(300);
+/// A peer that came back must be watched again soon: until then its death goes unnoticed here.
+const RECONNECT_WAIT_MAX: Duration = Duration::from_millis(100);
 /// How much of a stream may be under way before the receiver has read it. Both directions, client and server.
 pub(crate) const STREAM_WINDOW_LEN: u32 = 8 << 20;
 pub(crate) const CONNECTION_WINDOW_LEN: u32 = 16 << 20;

@@ -26,8 +26,7 @@ const APPEND_ENTRIES_MAX: u64 = 1024;
 /// News of ended connections: one per peer is enough.
 const DOWN_QUEUE_LEN_MAX: usize = 64;
 
-/// Opens the log in `options.dir`, joins the group and serves it. A new group is formed by its nodes, each with the same members: the
-/// first entry of the log is the same on all of them.
+/// Opens the log in `options.dir`, joins the group and serves it. A new group is formed by its node with the lowest id.
 pub async fn open(options: Options) -> Result<Handle, Error> {
     options.check()?;
     let (folder, store, machine) = open_files(options.clone()).await?;
@@ -39,7 +38,7 @@ pub async fn open(options: Options) -> Result<Handle, Error> {
     let raft = Raft::new(options.node.0, config, network.clone(), store.clone(), machine.clone());
     let raft = raft.await.map_err(|fatal| Error::Stopped(fatal.to_string()))?;
     connect(&options.peers, &options, &network);
-    if pristine {
+    if pristine && options.forms_group() {
         initialize(&raft, &options).await?;
     }
     let vigil = Arc::new(Vigil::new(options.node.0, raft.clone(), network.clone()));

@@ -12,7 +12,8 @@ pub struct Options {
     pub cluster: String,
     pub group: GroupId,
     pub node: NodeId,
-    /// All voting members of a new group, this node among them. Once a log exists the members come from the log.
+    /// All voting members of a new group, this node among them. Once a log exists the members come from the log. Empty for a node
+    /// that joins an existing group: it waits to be added.
     pub peers: Vec<Peer>,
     /// Shared by all nodes of the cluster. Whoever does not know it is refused.
     pub secret: String,
@@ -80,6 +81,12 @@ impl Options {
         }
     }
 
+    /// One node forms the group and the others get its first entry: were each to write its own, a difference in configuration would
+    /// give the same place in the log two contents.
+    pub(crate) fn forms_group(&self) -> bool {
+        self.peers.iter().map(|peer| peer.node).min() == Some(self.node)
+    }
+
     pub(crate) fn check(&self) -> Result<(), Error> {
         let refuse = |text: &str| Err(Error::Options(text.to_owned()));
         if self.cluster.is_empty() || self.cluster.len() > CLUSTER_NAME_LEN_MAX {
@@ -91,7 +98,7 @@ impl Options {
         if self.secret.is_empty() {
             return refuse("the cluster secret is empty");
         }
-        if !self.peers.iter().any(|peer| peer.node == self.node) {
+        if !self.peers.is_empty() && !self.peers.iter().any(|peer| peer.node == self.node) {
             return Err(Error::Options(format!("node {} is not among its own peers", self.node)));
         }
         let mut ids: Vec<_> = self.peers.iter().map(|peer| peer.node).collect();

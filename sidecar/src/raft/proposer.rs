@@ -13,7 +13,7 @@ use super::error::ProposeError;
 use super::types::{Fatal, Proposal, Raft, TypeConfig};
 use crate::core::entry::ENTRY_BYTES_MAX;
 use bytes::Bytes;
-use futures::stream::{BoxStream, FuturesOrdered};
+use futures::stream::{BoxStream, Fuse, FuturesOrdered};
 use futures::{FutureExt, StreamExt};
 use howdah_protocol::{LogIndex, NodeId, Term};
 use openraft::async_runtime::watch::WatchReceiver;
@@ -34,7 +34,8 @@ const RETRY_WAIT: Duration = Duration::from_millis(5);
 const RETRY_WAIT_MAX: Duration = Duration::from_secs(5);
 
 type Answer = Result<LogIndex, ProposeError>;
-type Results = BoxStream<'static, Result<WriteResult<TypeConfig>, Fatal>>;
+/// Fused: openraft's stream ends early, once, when openraft stops.
+type Results = Fuse<BoxStream<'static, Result<WriteResult<TypeConfig>, Fatal>>>;
 
 struct Waiting {
     bytes: Bytes,
@@ -201,8 +202,8 @@ impl Work {
         // A refusal has been delivered by now. Anything else belongs to the stream again.
         match results.next().now_or_never() {
             Some(Some(Ok(Err(ClientWriteError::ForwardToLeader(forward))))) => Ok(Err(forward)),
-            Some(first) => Ok(Ok(futures::stream::iter(first).chain(results).boxed())),
-            None => Ok(Ok(results)),
+            Some(first) => Ok(Ok(futures::stream::iter(first).chain(results).boxed().fuse())),
+            None => Ok(Ok(results.fuse())),
         }
     }
 

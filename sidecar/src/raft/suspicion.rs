@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 /// Between one candidate's turn and the next one's: two fsyncs and two round trips of a busy machine.
-const TURN: Duration = Duration::from_millis(100);
+const TURN: Duration = Duration::from_millis(60);
 
 /// A node's claim to be the next leader. Longer logs win, then lower ids: every node comes to the same order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -24,12 +24,14 @@ use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::time::Duration;
+use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 
 /// On a network a dead process's port answers within a round trip. A host that does not answer is the time-out's business.
 const PROBE_WAIT_MAX: Duration = Duration::from_millis(100);
+const PROBE_PAUSE: Duration = Duration::from_millis(2);
 /// A witness probes before it answers.
 const TESTIMONY_WAIT_MAX: Duration = Duration::from_millis(250);
 const ELECT_WAIT_MAX: Duration = Duration::from_millis(500);
@@ -118,16 +120,28 @@ impl Vigil {
         Testimony { gone, last: view.last }
     }
 
+    /// Nobody listens at the leader's port any more, or somebody who does not lead.
     async fn is_gone(&self, view: &View, suspect: Suspect) -> bool {
         let Some(addr) = view.addrs.get(&suspect.leader) else { return false };
-        match timeout(PROBE_WAIT_MAX, TcpStream::connect(addr)).await {
-            Ok(Ok(_)) => {
-                let client = self.network.client(suspect.leader, addr, Purpose::Control);
-                matches!(client.call::<_, Testimony>("suspect", &suspect, PROBE_WAIT_MAX).await, Ok(Testimony { gone: true, .. }))
+        let client = self.network.client(suspect.leader, addr, Purpose::Control);
+        let gone = async {
+            loop {
+                match TcpStream::connect(addr).await {
+                    // A dying process may close its connections before its port, which then still takes one, for a moment.
+                    Ok(mut connection) => tokio::select! {
+                        answer = client.call::<_, Testimony>("suspect", &suspect, PROBE_WAIT_MAX) => {
+                            if let Ok(testimony) = answer {
+                                return testimony.gone;
+                            }
+                        }
+                        _ = connection.read_u8() => {}
+                    },
+                    Err(error) => return matches!(error.kind(), io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionReset),
+                }
+                sleep(PROBE_PAUSE).await;
             }
-            Ok(Err(error)) => matches!(error.kind(), io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionReset),
-            Err(_) => false,
-        }
+        };
+        timeout(PROBE_WAIT_MAX, gone).await.unwrap_or(false)
     }
 
     async fn ask(&self, view: &View, suspect: Suspect) -> Vec<Claim> {
