@@ -90,7 +90,7 @@ async fn one(cluster: &mut Cluster, seed: u64) -> anyhow::Result<(howdah_ctl::No
     let audit = books.audit(&url).await?;
     ensure!(audit.lost.is_empty(), "{} acknowledged commits are lost: {:?}", audit.lost.len(), audit.lost);
     ensure!(audit.ghosts.is_empty(), "{} refused commits are there: {:?}", audit.ghosts.len(), audit.ghosts);
-    let gap = write_gap(&books.acks, killed.at.saturating_duration_since(books.started)).context("no commit after the kill")?;
+    let gap = write_gap(books.acks(), killed.at.saturating_duration_since(books.started)).context("no commit after the kill")?;
     cluster.restart_node(killed.node).await?;
     cluster.wait_follower(killed.node, REJOIN_TIMEOUT).await?;
     Ok((killed.node, RunResult { gap, acknowledged: audit.acknowledged, unknown: audit.unknown }))

@@ -18,6 +18,7 @@
 mod binaries;
 mod config;
 mod error;
+mod faults;
 mod files;
 mod info;
 mod lock;
@@ -31,6 +32,7 @@ mod wait;
 
 pub use binaries::Binaries;
 pub use error::Error;
+pub use faults::Killed;
 pub use info::{Info, NodeAddress};
 pub use options::{Lifetime, Options, Port};
 pub use status::{NodeView, Observed};
@@ -41,7 +43,7 @@ use lock::DirLock;
 use manifest::Manifest;
 use process::Process;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// SIGTERM to SIGKILL, for sidecars and the proxy: a hand-over, a drain and a Postgres shutdown checkpoint fit in.
 const STOP_GRACE: Duration = Duration::from_secs(30);
@@ -58,14 +60,6 @@ pub struct Cluster {
     proxy: Option<Process>,
     lock: Option<DirLock>,
     _claim: Option<ports::Claim>,
-}
-
-/// A node that was just killed.
-#[derive(Debug, Clone, Copy)]
-pub struct Killed {
-    pub node: NodeId,
-    /// When the first signal was sent.
-    pub at: Instant,
 }
 
 impl Cluster {
@@ -175,50 +169,6 @@ impl Cluster {
     #[must_use]
     pub fn proxy_pid(&self) -> Option<i32> {
         self.proxy.as_ref().map(Process::pid)
-    }
-
-    /// SIGKILL of the open leader's Postgres and sidecar.
-    pub async fn kill_leader(&mut self) -> Result<Killed, Error> {
-        let leader = self.leader().await?;
-        self.kill_node(leader).await
-    }
-
-    /// SIGKILL of a node's sidecar and of its Postgres with all its children; returns when they are gone.
-    pub async fn kill_node(&mut self, node: NodeId) -> Result<Killed, Error> {
-        let nth = self.nth(node)?;
-        let mut servers = servers::of(&self.layout.pg_data(node));
-        let at = Instant::now();
-        // The sidecar first: it must not see its Postgres die and act on it. That would be a kinder fault than the one asked for.
-        if let Some(process) = &mut self.nodes[nth] {
-            process.kill();
-        }
-        servers.kill();
-        if let Some(mut process) = self.nodes[nth].take() {
-            process.wait_gone().await?;
-        }
-        servers.wait_gone().await?;
-        Ok(Killed { node, at })
-    }
-
-    /// SIGKILL of a node's Postgres only; its sidecar lives on. Returns when it is gone.
-    pub async fn kill_postgres(&mut self, node: NodeId) -> Result<Killed, Error> {
-        self.nth(node)?;
-        let mut servers = servers::of(&self.layout.pg_data(node));
-        let at = Instant::now();
-        servers.kill();
-        servers.wait_gone().await?;
-        Ok(Killed { node, at })
-    }
-
-    /// SIGKILL of a node's sidecar only; its Postgres lives on.
-    pub async fn kill_sidecar(&mut self, node: NodeId) -> Result<Killed, Error> {
-        let nth = self.nth(node)?;
-        let at = Instant::now();
-        if let Some(mut process) = self.nodes[nth].take() {
-            process.kill();
-            process.wait_gone().await?;
-        }
-        Ok(Killed { node, at })
     }
 
     /// Starts a node's sidecar again (after [`Self::kill_node`] or [`Self::stop_node`]) and returns once it answers; a sidecar that still runs is stopped first.

@@ -110,7 +110,7 @@ async fn show(cluster: &mut Cluster, options: &Options, arguments: &cli::Demo) -
 
     say(began, "stopping the load, counting");
     let books = load.stop().await?;
-    let gap = write_gap(&books.acks, killed.at.saturating_duration_since(books.started));
+    let gap = write_gap(books.acks(), killed.at.saturating_duration_since(books.started));
     cluster.wait_settled(SETTLE_TIMEOUT).await?;
     let audit = books.audit(&url).await?;
     let comparison = verify::verify(&Target::of(&info)).await?;

@@ -78,8 +78,7 @@ pub struct Window {
 #[derive(Debug)]
 pub struct Report {
     pub started: Instant,
-    /// Moments of all acknowledged commits, since the start.
-    pub acks: Vec<Duration>,
+    acks: Vec<Duration>,
     pub ledger: Ledger,
 }
 
@@ -160,6 +159,12 @@ impl Shared {
 }
 
 impl Report {
+    /// Moments of all acknowledged commits, since the start, client by client.
+    #[must_use]
+    pub fn acks(&self) -> &[Duration] {
+        &self.acks
+    }
+
     /// Reads all ids back through `url` and compares them with the books.
     pub async fn audit(&self, url: &str) -> Result<Audit, Error> {
         Ok(self.ledger.audit(&read_back(url).await?))
