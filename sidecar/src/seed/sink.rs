@@ -99,7 +99,7 @@ impl Sink<'_> {
 
     async fn restore(&self, roles: &str, archive: &Archive) -> Result<(), Error> {
         let client = self.target.connect("howdah-seed", "-c session_replication_role=replica").await?;
-        apply_roles_pending(&client, roles).await.map_err(|error| Error::Roles(error.to_string()))?;
+        crate::apply::apply_roles(&client, roles).await.map_err(|error| Error::Roles(error.to_string()))?;
         let failed = |error: crate::pg::server::Error| Error::Restore(error.to_string());
 
         // Event triggers are each node's own: leave the leader's out.
@@ -182,6 +182,3 @@ fn header<T: std::str::FromStr>(response: &hyper::Response<Incoming>, name: &str
     value.ok_or_else(|| Error::Broken(format!("the answer has no valid {name}")))
 }
 
-async fn apply_roles_pending(_: &tokio_postgres::Client, _: &str) -> Result<(), std::io::Error> {
-    Ok(())
-}
