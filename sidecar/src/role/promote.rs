@@ -1,10 +1,13 @@
 //! Promotion: from the Raft leader's blank entry to the first client that may write.
 //!
 //! Order, and what a failure leaves:
-//! 1. everything decided is applied here; 2. the slot stands (a new one, or the own old one with a tail to propose again); 3. `Open` is
-//! decided: from here on nobody else's batches count; 4. the gate is attached: from here on a COMMIT waits for its decision;
-//! 5. sequences are raised; 6. clients may write. A failure before 3 leaves a follower with a slot that holds nothing of its own; after
-//! 3, a node that opened and committed nothing, or what the slot tells.
+//!
+//! - everything decided is applied here;
+//! - the slot stands: a new one, or the own old one with a tail to propose again;
+//! - `Open` is decided: from here on nobody else's batches count. A failure before leaves a follower with a slot that holds nothing of
+//!   its own; after it, a node that opened and committed nothing, or what its slot tells;
+//! - the gate is attached: from here on a COMMIT waits for its decision;
+//! - sequences are raised; clients may write.
 
 use super::{Error, Manager, Stage, sequences};
 use crate::capture;
