@@ -74,6 +74,7 @@ pub(crate) type AppendResult = openraft::raft::StreamAppendResult<TypeConfig>;
 pub(crate) type Raft = openraft::Raft<TypeConfig, super::machine::Machine>;
 pub(crate) type Fatal = openraft::errors::Fatal<TypeConfig>;
 
+#[cfg(test)]
 pub(crate) fn log_id(term: u64, index: u64) -> LogId {
     LogId::new(CommittedLeaderId::new(term), index)
 }

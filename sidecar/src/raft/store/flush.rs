@@ -95,7 +95,7 @@ fn next(shared: &Arc<Shared>, result: &io::Result<()>) {
 impl FlushDone {
     fn tell(&mut self, result: &io::Result<()>) {
         for waiter in mem::take(&mut self.waiters) {
-            waiter.tell(result.as_ref().map(|()| ()).map_err(again));
+            waiter.tell(result.as_ref().copied().map_err(again));
         }
     }
 }
