@@ -12,7 +12,7 @@ pub(super) struct Local {
     /// Qualified and quoted.
     pub(super) name: String,
     pub(super) columns: Vec<LocalColumn>,
-    /// A unique index on exactly the key exists, so that ON CONFLICT can name it.
+    /// A unique index on exactly the key exists, so that ON CONFLICT can name it (which Postgres refuses for a table with rules).
     pub(super) arbiter: bool,
 }
 
@@ -43,7 +43,8 @@ impl Local {
 const COLUMNS: &str = "
 select c.oid, a.attname::pg_catalog.text, pg_catalog.format_type(a.atttypid, -1), a.atttypid,
        case when t.typarray <> 0 and t.typtype in ('b', 'e', 'r', 'm') then pg_catalog.format_type(t.typarray, -1) end,
-       t.typdelim::pg_catalog.text, a.attgenerated <> '', a.attidentity = 'a', coalesce(l.collisdeterministic, true)
+       t.typdelim::pg_catalog.text, a.attgenerated <> '', a.attidentity = 'a', coalesce(l.collisdeterministic, true),
+       c.relhasrules
   from pg_catalog.pg_class c
   join pg_catalog.pg_namespace n on n.oid = c.relnamespace
   left join pg_catalog.pg_attribute a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
@@ -74,7 +75,7 @@ pub(super) async fn look_up(client: &Client, table: &Table) -> Result<Local, Err
     let relation = &table.relation;
     let failed = |source| Error::postgres(format!("looking up table {}", table.name()), source);
     let rows = client.query(COLUMNS, &[&relation.schema, &relation.name]).await.map_err(failed)?;
-    let Some(oid) = rows.first().map(|row| row.get::<_, u32>(0)) else {
+    let Some((oid, has_rules)) = rows.first().map(|row| (row.get::<_, u32>(0), row.get::<_, bool>(9))) else {
         return Err(Error::MissingTable { table: table.name() });
     };
     let mut here: HashMap<String, &Row> = rows.iter().filter_map(|row| Some((row.get::<_, Option<String>>(1)?, row))).collect();
@@ -93,7 +94,7 @@ pub(super) async fn look_up(client: &Client, table: &Table) -> Result<Local, Err
         }
     }
     let name = format!("{}.{}", quote(&relation.schema), quote(&relation.name));
-    Ok(Local { name, columns, arbiter: !key.is_empty() && index.len() == key.len() })
+    Ok(Local { name, columns, arbiter: !has_rules && !key.is_empty() && index.len() == key.len() })
 }
 
 fn local_column(name: &str, row: &Row) -> LocalColumn {

@@ -38,39 +38,45 @@ async fn run(client: &Client, ddl: &Ddl) -> Result<(), Error> {
     Ok(())
 }
 
-/// A default such as now() was evaluated once on the leader, for all rows that existed; here it came out differently.
+/// A default such as now() was evaluated once on the leader, for all rows that existed; here it came out differently. The message names
+/// every column of the table that was ever added with a default, so what tells a new one is the value that Postgres keeps for such rows
+/// (`attmissingval`): once the rows have the leader's value it is taken away, and later messages change nothing.
 async fn fix_missing(client: &Client, missing: &Missing) -> Result<(), Error> {
     const HERE: &str = "
-        SELECT (a.attmissingval::pg_catalog.text::pg_catalog.text[])[1], pg_catalog.format_type(a.atttypid, -1)
+        SELECT a.attrelid, a.attnum, (a.attmissingval::pg_catalog.text::pg_catalog.text[])[1], pg_catalog.format_type(a.atttypid, -1)
           FROM pg_catalog.pg_attribute a
           JOIN pg_catalog.pg_class c ON c.oid = a.attrelid
           JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
          WHERE n.nspname = $1::pg_catalog.text AND c.relname = $2::pg_catalog.text AND a.attname = $3::pg_catalog.text
-           AND NOT a.attisdropped";
+           AND a.atthasmissing";
+    const TAKE_AWAY: &str =
+        "UPDATE pg_catalog.pg_attribute SET atthasmissing = false, attmissingval = NULL WHERE attrelid = $1 AND attnum = $2";
     let table = format!("{}.{}", missing.schema, missing.table);
     let failed = |source| Error::postgres(format!("setting column {} of {table} to the leader's default", missing.column), source);
-    let row = client.query_opt(HERE, &[&missing.schema, &missing.table, &missing.column]).await.map_err(failed)?;
-    let Some(row) = row else {
-        return Err(Error::MissingColumn { table, column: missing.column.clone() });
+    let Some(row) = client.query_opt(HERE, &[&missing.schema, &missing.table, &missing.column]).await.map_err(failed)? else {
+        return Ok(());
     };
-    let (here, type_name): (Option<String>, String) = (row.get(0), row.get(1));
+    let (oid, number, here, type_name): (u32, i16, Option<String>, String) = (row.get(0), row.get(1), row.get(2), row.get(3));
     if here == missing.value {
         return Ok(());
     }
-    let (schema, table, column) = (quote(&missing.schema), quote(&missing.table), quote(&missing.column));
-    let update = format!("UPDATE ONLY {schema}.{table} SET {column} = $1::pg_catalog.text::{type_name}");
-    client.execute(&update, &[&missing.value]).await.map(|_| ()).map_err(failed)
+    let (schema, name, column) = (quote(&missing.schema), quote(&missing.table), quote(&missing.column));
+    let update = format!("UPDATE ONLY {schema}.{name} SET {column} = $1::pg_catalog.text::{type_name}");
+    client.execute(&update, &[&missing.value]).await.map_err(failed)?;
+    client.batch_execute("SET LOCAL allow_system_table_mods = on").await.map_err(failed)?;
+    client.execute(TAKE_AWAY, &[&oid, &number]).await.map_err(failed)?;
+    client.batch_execute("SET LOCAL allow_system_table_mods = off").await.map_err(failed)
 }
 
-/// In the form of the message.
+/// In the form of the message. The role that initdb made (10) is each node's own.
 const ROLES: &str = "
 SELECT pg_catalog.json_build_object(
     'roles', coalesce((SELECT pg_catalog.json_agg(pg_catalog.json_build_object(
         'name', r.rolname, 'superuser', r.rolsuper, 'createdb', r.rolcreatedb, 'createrole', r.rolcreaterole, 'inherit', r.rolinherit,
         'login', r.rolcanlogin, 'replication', r.rolreplication, 'bypassrls', r.rolbypassrls, 'connlimit', r.rolconnlimit,
-        'verifier', r.rolpassword, 'valid_until', r.rolvaliduntil::pg_catalog.text,
+        'verifier', r.rolpassword, 'valid_until', r.rolvaliduntil,
         'config', (SELECT s.setconfig FROM pg_catalog.pg_db_role_setting s WHERE s.setrole = r.oid AND s.setdatabase = 0)))
-        FROM pg_catalog.pg_authid r), '[]'),
+        FROM pg_catalog.pg_authid r WHERE r.oid <> 10), '[]'),
     'members', coalesce((SELECT pg_catalog.json_agg(pg_catalog.json_build_object(
         'role', r.rolname, 'member', m.rolname, 'admin', a.admin_option))
         FROM pg_catalog.pg_auth_members a

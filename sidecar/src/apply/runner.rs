@@ -267,6 +267,8 @@ async fn guarded(options: &Options, pid: i32, work: impl Future<Output = Result<
         match tokio::time::timeout(options.max_apply_delay, &mut work).await {
             Ok(result) => return result,
             Err(_) => match unblock::unblock(&options.target, pid, terminate).await {
+                // It takes long by itself.
+                Ok(0) => {}
                 Ok(ended) => {
                     tracing::warn!(ended, "sessions that blocked apply for {:?} were ended", options.max_apply_delay);
                     terminate = true;

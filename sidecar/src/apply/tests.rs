@@ -8,4 +8,5 @@ mod large;
 mod migration;
 mod random;
 mod server;
+mod throughput;
 mod types;

@@ -6,6 +6,7 @@
 pub mod roles;
 
 use pg_raw_parse::Node;
+use pg_raw_parse::raw::ObjectType;
 use roles::RolesState;
 use serde::{Deserialize, Serialize};
 
@@ -84,6 +85,12 @@ fn pick(sql: &str, nth: usize) -> Result<String, Error> {
 fn fires_event_triggers(node: Node<'_>) -> bool {
     match node {
         Node::SelectStmt(select) => select.into_clause().is_some(),
+        Node::GrantStmt(grant) => !is_global(grant.objtype),
+        Node::DropStmt(drop) => !is_global(drop.remove_type),
+        Node::RenameStmt(rename) => !is_global(rename.rename_type),
+        Node::AlterOwnerStmt(alter) => !is_global(alter.object_type),
+        Node::CommentStmt(comment) => !is_global(comment.objtype),
+        Node::SecLabelStmt(label) => !is_global(label.objtype),
         Node::InsertStmt(_)
         | Node::UpdateStmt(_)
         | Node::DeleteStmt(_)
@@ -120,6 +127,7 @@ fn fires_event_triggers(node: Node<'_>) -> bool {
         | Node::CreateTableSpaceStmt(_)
         | Node::DropTableSpaceStmt(_)
         | Node::AlterSystemStmt(_)
+        | Node::AlterDatabaseRefreshCollStmt(_)
         | Node::CreateRoleStmt(_)
         | Node::AlterRoleStmt(_)
         | Node::AlterRoleSetStmt(_)
@@ -129,6 +137,11 @@ fn fires_event_triggers(node: Node<'_>) -> bool {
         | Node::AlterEventTrigStmt(_) => false,
         _ => true,
     }
+}
+
+fn is_global(object: ObjectType::Type) -> bool {
+    use ObjectType::{OBJECT_DATABASE, OBJECT_EVENT_TRIGGER, OBJECT_PARAMETER_ACL, OBJECT_ROLE, OBJECT_TABLESPACE};
+    [OBJECT_DATABASE, OBJECT_EVENT_TRIGGER, OBJECT_PARAMETER_ACL, OBJECT_ROLE, OBJECT_TABLESPACE].contains(&object)
 }
 
 /// CONCURRENTLY cannot run inside a transaction, and on a follower nobody writes meanwhile: the plain form does the same.
@@ -207,7 +220,7 @@ mod tests {
 
     #[test]
     fn the_statement_is_found_among_others_and_keeps_its_text() {
-        let sql = "BEGIN; INSERT INTO t VALUES (';'); CREATE  TABLE a (x int) /* one */; SELECT 1;\n\
+        let sql = "BEGIN; GRANT CONNECT ON DATABASE d TO r; COMMENT ON ROLE r IS ''; INSERT INTO t VALUES (';'); CREATE  TABLE a (x int) /* one */; SELECT 1;\n\
                    CREATE FUNCTION f() RETURNS int LANGUAGE sql AS $$ SELECT 1; SELECT 2 $$; SELECT 1 AS x INTO b; CREATE ROLE r; DROP TABLE a; COMMIT";
         assert_eq!(ddl(sql, 0).unwrap(), "CREATE  TABLE a (x int) /* one */");
         assert_eq!(ddl(sql, 1).unwrap(), "CREATE FUNCTION f() RETURNS int LANGUAGE sql AS $$ SELECT 1; SELECT 2 $$");

@@ -102,7 +102,7 @@ async fn names_of_every_kind() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn partitions_truncate_and_references() {
+async fn partitions_rules_truncate_and_references() {
     let mut pair = Pair::new().await;
     pair.both(
         "CREATE TABLE p (id int, at int, n int, PRIMARY KEY (id, at)) PARTITION BY RANGE (at);
@@ -110,6 +110,8 @@ async fn partitions_truncate_and_references() {
          CREATE TABLE parent (id int PRIMARY KEY);
          CREATE TABLE child (id int REFERENCES parent, k int, PRIMARY KEY (id, k)) PARTITION BY LIST (k);
          CREATE TABLE child1 PARTITION OF child FOR VALUES IN (1);
+         CREATE TABLE ruled (id int PRIMARY KEY, n int); CREATE TABLE rule_log (n int PRIMARY KEY);
+         CREATE RULE r AS ON UPDATE TO ruled DO ALSO INSERT INTO rule_log VALUES (new.n);
          CREATE TABLE base (id int PRIMARY KEY); CREATE TABLE heir (PRIMARY KEY (id)) INHERITS (base)",
     )
     .await;
@@ -118,6 +120,7 @@ async fn partitions_truncate_and_references() {
     )
     .await;
     pair.on_source("INSERT INTO parent VALUES (1), (2); INSERT INTO child VALUES (1, 1), (2, 1); INSERT INTO base VALUES (1); INSERT INTO heir VALUES (2)").await;
+    pair.on_source("INSERT INTO ruled VALUES (1, 1); UPDATE ruled SET n = 2").await;
     pair.same().await;
     // In one transaction with rows before and after; and both tables that refer to each other.
     pair.on_source("BEGIN; INSERT INTO p1 VALUES (500, 1, 1); TRUNCATE p1; INSERT INTO p1 VALUES (501, 1, 1); COMMIT").await;

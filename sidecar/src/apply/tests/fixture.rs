@@ -139,8 +139,7 @@ pub(super) struct Pair {
     pub(super) applier: Option<Handle>,
     pub(super) options: Options,
     pub(super) target_server: Server,
-    /// Lives as long as the pair.
-    _source_server: Server,
+    pub(super) source_server: Server,
 }
 
 impl Pair {
@@ -157,8 +156,7 @@ impl Pair {
         log.append(Some(&Entry::Open { writer: SOURCE, time_ms: 0 }));
         let mut options = Options::new(target_server.target(), TARGET);
         options.linger = Duration::ZERO;
-        let mut pair =
-            Self { source, target, log, framer: Framer::default(), applier: None, options, target_server, _source_server: source_server };
+        let mut pair = Self { source, target, log, framer: Framer::default(), applier: None, options, target_server, source_server };
         pair.start();
         pair
     }

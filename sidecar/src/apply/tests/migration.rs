@@ -106,19 +106,37 @@ async fn the_right_statement_of_many_runs_as_the_right_role() {
     assert_eq!(owners, 2);
 }
 
+/// As the event trigger does: with every ALTER TABLE all columns of the table that have such a value.
+async fn alter_with_missing(pair: &Pair, sql: &str) {
+    pair.on_source(sql).await;
+    const MISSING: &str = "SELECT c.relname::text, a.attname::text, (a.attmissingval::text::text[])[1] FROM pg_attribute a
+        JOIN pg_class c ON c.oid = a.attrelid WHERE a.atthasmissing AND c.relnamespace = 'public'::regnamespace";
+    let rows = pair.source.query(MISSING, &[]).await.unwrap();
+    let missing = |row: &tokio_postgres::Row| json!({"schema": "public", "table": row.get::<_, String>(0), "column": row.get::<_, String>(1), "value": row.get::<_, Option<String>>(2)});
+    let missing: Vec<Value> = rows.iter().map(missing).collect();
+    let message = json!({"kind": "ddl", "tag": "ALTER TABLE", "search_path": "public", "role": "postgres", "sql": sql, "missing": missing});
+    pair.with_message("SELECT 1", &message).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_default_is_what_it_was_on_the_leader() {
     let mut pair = Pair::new().await;
     pair.both("CREATE TABLE t (id int PRIMARY KEY)").await;
     pair.on_source("INSERT INTO t SELECT generate_series(1, 10)").await;
     pair.same().await;
-    pair.on_source("ALTER TABLE t ADD COLUMN at timestamptz DEFAULT now(), ADD COLUMN n int[] DEFAULT '{1,2}'").await;
-    let value: String = pair.source.query_one("SELECT at::text FROM t LIMIT 1", &[]).await.unwrap().get(0);
-    let message = json!({"kind": "ddl", "tag": "ALTER TABLE", "search_path": "public", "role": "postgres",
-        "sql": "ALTER TABLE t ADD COLUMN at timestamptz DEFAULT now(), ADD COLUMN n int[] DEFAULT '{1,2}'",
-        "missing": [{"schema": "public", "table": "t", "column": "at", "value": value}, {"schema": "public", "table": "t", "column": "n", "value": "{1,2}"}]});
-    pair.with_message("SELECT 1", &message).await;
+    alter_with_missing(&pair, "ALTER TABLE t ADD COLUMN at timestamptz DEFAULT now(), ADD COLUMN n int[] DEFAULT '{1,2}', ADD COLUMN d timestamptz[] DEFAULT ARRAY[now(), NULL]").await;
     pair.on_source("INSERT INTO t VALUES (11)").await;
+    pair.same().await;
+    // What is changed later stays changed, although the next messages name the column again, under other names too.
+    pair.on_source("UPDATE t SET at = '2000-01-01', n = '{3}' WHERE id < 3").await;
+    for sql in
+        ["ALTER TABLE t ADD COLUMN more text DEFAULT now()::text", "ALTER TABLE t RENAME COLUMN at TO since", "ALTER TABLE t RENAME TO u"]
+    {
+        alter_with_missing(&pair, sql).await;
+        pair.on_source("SELECT 1").await;
+    }
+    pair.on_source("UPDATE u SET since = '2001-01-01' WHERE id = 4").await;
+    alter_with_missing(&pair, "ALTER TABLE u ADD COLUMN last timestamptz DEFAULT now()").await;
     pair.same().await;
 }
 

@@ -139,6 +139,13 @@ impl Server {
         }
     }
 
+    /// Runs a client program against this server.
+    pub(super) fn client_program(&self, name: &str, arguments: &[&str]) {
+        let socket = self.dir.to_str().unwrap();
+        let connection = ["-h", socket, "-U", "postgres", "postgres"];
+        run_well(&program(name), &[arguments, &connection].concat());
+    }
+
     pub(super) fn log(&self) -> String {
         std::fs::read_to_string(self.dir.join("log")).unwrap_or_default()
     }
