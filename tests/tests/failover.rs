@@ -28,7 +28,7 @@ async fn killing_the_leader_again_and_again_loses_nothing() -> Result<()> {
         let audit = report.audit(&url).await?;
         assert!(audit.lost.is_empty(), "round {round}: lost {:?}", audit.lost);
         assert!(audit.ghosts.is_empty(), "round {round}: refused, and there all the same: {:?}", audit.ghosts);
-        let gap = write_gap(&report.acks, killed.at.duration_since(report.started)).context("no write after the kill")?;
+        let gap = write_gap(report.acks(), killed.at.duration_since(report.started)).context("no write after the kill")?;
         println!(
             "round {round}: {} acknowledged, {} unknown, gap {gap:?}, leader now {:?}",
             audit.acknowledged,

@@ -1,6 +1,7 @@
 //! Accepts connections for the admin API and for Raft: HTTP/1 and HTTP/2 on one port.
 
 use super::Admin;
+use crate::raft;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
@@ -13,8 +14,6 @@ use tokio::sync::Semaphore;
 const CONNECTIONS_MAX: usize = 1024;
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-/// HTTP/2 flow-control window: an entry of 4 MiB and some more in flight.
-const WINDOW_BYTES: u32 = 16 << 20;
 
 /// Serves until the process ends.
 pub async fn serve(listener: TcpListener, admin: Admin) {
@@ -41,7 +40,7 @@ pub async fn serve(listener: TcpListener, admin: Admin) {
             });
             let mut builder = auto::Builder::new(TokioExecutor::new());
             builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
-            builder.http2().timer(TokioTimer::new()).initial_stream_window_size(WINDOW_BYTES).initial_connection_window_size(WINDOW_BYTES);
+            raft::configure_http(&mut builder);
             if let Err(error) = builder.serve_connection(TokioIo::new(stream), service).await {
                 tracing::debug!(%error, "an admin connection ended");
             }

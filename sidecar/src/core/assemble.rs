@@ -63,7 +63,12 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { item_bytes_max: 1 << 20, entry_bytes_max: entry::ENTRY_BYTES_MAX, message_bytes_max: 256 << 20, streams_max: 16 << 10 }
+        Self {
+            item_bytes_max: 1 << 20,
+            entry_bytes_max: entry::ENTRY_BYTES_MAX,
+            message_bytes_max: entry::CHANGE_BYTES_MAX,
+            streams_max: 16 << 10,
+        }
     }
 }
 

@@ -181,4 +181,3 @@ fn header<T: std::str::FromStr>(response: &hyper::Response<Incoming>, name: &str
     let value = response.headers().get(name).and_then(|value| value.to_str().ok()).and_then(|value| value.parse().ok());
     value.ok_or_else(|| Error::Broken(format!("the answer has no valid {name}")))
 }
-
