@@ -37,7 +37,7 @@ use bytes::Bytes;
 use howdah_protocol::{LogIndex, Lsn, settings};
 use std::future::Future;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 
@@ -86,7 +86,7 @@ pub enum Error {
 /// Bounds of the gate, each with its unit.
 #[derive(Debug, Clone)]
 pub struct Limits {
-    /// Entries proposed and not decided. What is decoded meanwhile goes into the next entry.
+    /// Entries proposed and not decided. Beyond, the connection is not read, and what is decoded meanwhile goes into the next entry.
     pub proposals_in_flight_max: usize,
     /// Bytes proposed or waiting to be. Beyond, the connection is not read, and Postgres waits.
     pub bytes_in_flight_max: usize,
@@ -94,7 +94,8 @@ pub struct Limits {
     pub attach_timeout: Duration,
     /// A server that is silent for this long is asked for a sign of life.
     pub ping_after: Duration,
-    /// A server that is silent for this long, although it was asked, decodes no more.
+    /// A server that is silent for this long, although it was asked, decodes no more. Not too short: the decoding of a large rewrite
+    /// (CLUSTER, REFRESH MATERIALIZED VIEW) is silent too.
     pub stall_timeout: Duration,
     pub assemble: assemble::Limits,
 }
@@ -106,7 +107,7 @@ impl Default for Limits {
             bytes_in_flight_max: 64 << 20,
             attach_timeout: Duration::from_secs(30),
             ping_after: Duration::from_secs(1),
-            stall_timeout: Duration::from_secs(10),
+            stall_timeout: Duration::from_secs(30),
             assemble: assemble::Limits::default(),
         }
     }
@@ -143,6 +144,8 @@ pub struct State {
     pub confirmed: Lsn,
     /// Entries proposed and not decided.
     pub pending: usize,
+    /// When the oldest of them was read. The gate itself waits for its decision as long as it takes: giving up is the role's decision.
+    pub waiting_since: Option<Instant>,
     /// Why the gate stopped by itself.
     pub error: Option<Arc<Error>>,
     /// The gate holds no connection any more.

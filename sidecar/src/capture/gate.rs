@@ -13,7 +13,6 @@ use futures::StreamExt;
 use futures::stream::FuturesOrdered;
 use howdah_protocol::{LogIndex, Lsn, settings};
 use std::collections::VecDeque;
-use std::convert::Infallible;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -34,11 +33,7 @@ pub(super) async fn run<P: Proposer>(
     metrics: Arc<Metrics>,
     mut stop: oneshot::Receiver<()>,
 ) {
-    let error = tokio::select! {
-        biased;
-        _ = &mut stop => None,
-        ended = serve(&options, &proposer, &publish, &metrics) => ended.err(),
-    };
+    let error = serve(&options, &proposer, &publish, &metrics, &mut stop).await.err();
     publish.send_modify(|state| {
         state.attached = false;
         state.stopped = true;
@@ -46,14 +41,19 @@ pub(super) async fn run<P: Proposer>(
     });
 }
 
-/// Serves until something is wrong.
+/// Serves until it is stopped or something is wrong.
 async fn serve<P: Proposer>(
     options: &Options,
     proposer: &P,
     publish: &watch::Sender<State>,
     metrics: &Metrics,
-) -> Result<Infallible, Error> {
-    let (stream, confirmed) = open(options, settings::GATE_APPLICATION_NAME).await?;
+    stop: &mut oneshot::Receiver<()>,
+) -> Result<(), Error> {
+    let (stream, confirmed) = tokio::select! {
+        biased;
+        _ = &mut *stop => return Ok(()),
+        opened = open(options, settings::GATE_APPLICATION_NAME) => opened?,
+    };
     let attach = attach::wait(options.target.clone(), stream.process_id(), options.limits.attach_timeout);
     let mut attach = std::pin::pin!(attach);
     let assembler = Assembler::new(options.limits.assemble, options.start_after, confirmed);
@@ -61,7 +61,14 @@ async fn serve<P: Proposer>(
     // Without a position Postgres does not count us.
     gate.finish_turn()?;
     loop {
-        gate.turn(attach.as_mut()).await?;
+        tokio::select! {
+            biased;
+            _ = &mut *stop => {
+                gate.stream.close();
+                return Ok(());
+            }
+            turned = gate.turn(attach.as_mut()) => turned?,
+        }
     }
 }
 
@@ -150,12 +157,14 @@ where
 
     /// Waits for one thing, and performs everything that follows from it.
     async fn turn(&mut self, attach: impl Future<Output = Result<(), Error>>) -> Result<(), Error> {
-        let may_read = self.in_flight_bytes + self.assembler.waiting_bytes() < self.limits.bytes_in_flight_max;
+        // A full line takes nothing more: what Postgres decodes meanwhile collects in the socket, and then one read takes all of it.
+        let full = self.in_flight.len() >= self.limits.proposals_in_flight_max
+            || self.in_flight_bytes + self.assembler.waiting_bytes() >= self.limits.bytes_in_flight_max;
         let must_flush = self.stream.must_flush();
         let wake = tokio::select! {
             biased;
             Some(decision) = self.decisions.next(), if !self.decisions.is_empty() => Wake::Decision(decision),
-            event = wait(&mut self.stream, may_read, must_flush) => event?,
+            event = wait(&mut self.stream, !full, must_flush) => event?,
             attached = attach, if !self.attached => { attached?; Wake::Attached }
             _ = self.ticks.tick() => Wake::Tick,
         };
@@ -164,7 +173,7 @@ where
             Wake::Readable => self.take_events()?,
             Wake::Flushed => {}
             Wake::Attached => self.attached = true,
-            Wake::Tick => self.look_at_silence(may_read)?,
+            Wake::Tick => self.look_at_silence(!full)?,
         }
         self.finish_turn()
     }
@@ -205,8 +214,8 @@ where
     }
 
     /// A server that decodes answers when it is asked. While we do not read, silence is ours.
-    fn look_at_silence(&mut self, may_read: bool) -> Result<(), Error> {
-        if !may_read {
+    fn look_at_silence(&mut self, reading: bool) -> Result<(), Error> {
+        if !reading {
             self.heard = Instant::now();
             self.must_tell = true;
             return Ok(());
@@ -245,6 +254,7 @@ where
             state.received = self.received;
             state.confirmed = confirmed;
             state.pending = self.in_flight.len();
+            state.waiting_since = self.in_flight.front().map(|oldest| oldest.since);
             !std::mem::replace(&mut state.attached, self.attached) && self.attached
         });
         Ok(())
@@ -275,12 +285,12 @@ enum Wake {
 }
 
 /// Waits for the connection, in the directions that matter now.
-async fn wait(stream: &mut Stream, may_read: bool, must_flush: bool) -> Result<Wake, Error> {
+async fn wait(stream: &mut Stream, reading: bool, must_flush: bool) -> Result<Wake, Error> {
     if must_flush {
         stream.flush().await?;
         return Ok(Wake::Flushed);
     }
-    if may_read {
+    if reading {
         stream.fill().await?;
         return Ok(Wake::Readable);
     }

@@ -48,10 +48,15 @@ pub async fn drain_tail(options: &Options) -> Result<Tail, Error> {
     tokio::time::timeout(limit, reading).await.unwrap_or(Err(Error::TailTimedOut(limit)))
 }
 
+/// A position behind every commit so far, up to which the WAL is flushed.
+///
+/// `pg_current_wal_flush_lsn` may lie inside a record whose rest nobody flushes, and decoding would never get there. So a record of our
+/// own marks the place: a message outside of any transaction, which nobody captures, in a transaction whose commit flushes it.
 async fn wal_end(target: &Target) -> Result<Lsn, Error> {
     let client = target.connect(APPLICATION_NAME, "").await?;
     // As a difference to 0/0, which every driver can read.
-    let row = client.query_one("SELECT (pg_catalog.pg_current_wal_flush_lsn() - '0/0'::pg_lsn)::int8", &[]).await?;
+    let mark = "SELECT (pg_catalog.pg_logical_emit_message(false, 'howdah', 'tail') - '0/0'::pg_lsn)::int8, pg_catalog.txid_current()";
+    let row = client.query_one(mark, &[]).await?;
     Ok(Lsn(row.get::<_, i64>(0).unsigned_abs()))
 }
 
@@ -74,6 +79,7 @@ async fn read_to(end: Lsn, mut stream: Stream, mut assembler: Assembler) -> Resu
             assembler.decided();
         }
     }
+    stream.close();
     Ok(tail)
 }
 

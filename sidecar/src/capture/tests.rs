@@ -4,4 +4,5 @@ mod fixture;
 mod gate;
 mod large;
 mod log;
+mod measure;
 mod trouble;

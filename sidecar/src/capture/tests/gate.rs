@@ -74,7 +74,8 @@ async fn commits_are_released_in_order_as_they_are_decided() {
 async fn what_arrives_while_the_line_is_full_goes_into_one_entry() {
     let postgres = Postgres::start().await;
     let log = Log::default();
-    let gate = postgres.gate(&log).await;
+    let _gate = postgres.gate(&log).await;
+    let observer = postgres.local().await;
     let in_flight = postgres.options().limits.proposals_in_flight_max;
     log.mode(Mode::Hold);
     let mut writes = Vec::new();
@@ -86,8 +87,8 @@ async fn what_arrives_while_the_line_is_full_goes_into_one_entry() {
     for _ in 0..10 {
         writes.push(spawn(&postgres, "INSERT INTO t SELECT coalesce(max(id), 0) + 1 + pg_backend_pid() FROM t").await);
     }
-    let all = u64::try_from(writes.len()).unwrap();
-    until("all are decoded", async || gate.metrics().snapshot().transactions == all).await;
+    let all = i64::try_from(writes.len()).unwrap();
+    until("all wait", async || waiting(&observer).await == all).await;
     assert_eq!(log.held(), in_flight);
     log.release(1);
     until("the rest is proposed", async || log.held() == in_flight).await;

@@ -75,13 +75,14 @@ async fn after_a_crash_the_tail_is_what_was_not_decided() {
     let gate = postgres.gate(&log).await;
     postgres.client().await.batch_execute("INSERT INTO t VALUES (1)").await.unwrap();
     log.mode(Mode::Hold);
+    let observer = postgres.local().await;
     let mut writes = Vec::new();
     for id in 2..=6 {
         let client = postgres.client().await;
         writes.push(tokio::spawn(async move { client.batch_execute(&format!("INSERT INTO t VALUES ({id})")).await }));
-        let all = u64::try_from(id).unwrap();
-        until("it is decoded", async || gate.metrics().snapshot().transactions == all).await;
+        until("it waits", async || waiting(&observer).await == id - 1).await;
     }
+    until("as many as may be are proposed", async || log.held() == postgres.options().limits.proposals_in_flight_max).await;
     log.release(2);
     until("the first two are released", async || writes.iter().filter(|write| write.is_finished()).count() == 2).await;
     postgres.crash();

@@ -5,6 +5,7 @@ pub use super::frames::Event;
 use super::{Connection, Error, frames};
 use bytes::{Buf, BytesMut};
 use howdah_protocol::Lsn;
+use postgres_protocol::message::frontend;
 use std::io;
 
 /// Positions that the socket did not take yet. The server reads them even while it writes; if it does not, something is badly wrong.
@@ -65,6 +66,13 @@ impl Stream {
     pub async fn flush(&mut self) -> Result<(), Error> {
         self.connection.write.writable().await?;
         self.write_now()
+    }
+
+    /// Lets go in good order: the server frees the slot at once, not when it notices.
+    pub fn close(mut self) {
+        frontend::terminate(&mut self.outbox);
+        // The socket closes anyhow, which says the same later.
+        let _ = self.write_now();
     }
 
     fn write_now(&mut self) -> Result<(), Error> {
