@@ -53,6 +53,7 @@ pub(crate) async fn run(arguments: cli::Demo) -> anyhow::Result<Outcome> {
     let outcome = if report.good() { Outcome::Good } else { Outcome::Bad };
     println!("\n{report}");
     if arguments.exit {
+        println!("\nstopping");
         match outcome {
             Outcome::Good => cluster.destroy().await?,
             Outcome::Bad => cluster.stop().await?,

@@ -18,7 +18,8 @@ pub(crate) async fn run(arguments: Up) -> anyhow::Result<Outcome> {
     let resumes = Info::exists(&options.data);
     let mut cluster = Cluster::open(options).await?;
     let verb = if resumes { "resuming" } else { "creating" };
-    println!("{verb} a cluster of {} nodes in {}", cluster.info().nodes.len(), cluster.data().display());
+    let count = cluster.info().nodes.len();
+    println!("{verb} a cluster of {count} node{} in {}", if count == 1 { "" } else { "s" }, cluster.data().display());
 
     let started = tokio::select! {
         started = cluster.start() => Some(started),

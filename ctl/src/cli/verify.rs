@@ -46,6 +46,9 @@ async fn attempt(target: &Target) -> anyhow::Result<Verdict> {
 }
 
 pub(crate) fn table(comparison: &Comparison) -> String {
+    if comparison.tables.is_empty() {
+        return "no tables".to_owned();
+    }
     let nodes: Vec<_> = comparison.tables.first().into_iter().flat_map(|row| row.nodes.keys().copied()).collect();
     let names: Vec<String> = nodes.iter().map(|node| format!("node {node}: rows / sum")).collect();
     let mut columns = vec![("table", Align::Left), ("", Align::Left)];
