@@ -27,6 +27,9 @@ pub struct Config {
     pub postgres: Postgres,
     /// All members of the group, this node included.
     pub peers: Vec<Peer>,
+    /// The log is shortened when it takes more than this on disk. What is kept lets a node catch up that was away.
+    #[serde(default = "default_log_bytes_max")]
+    pub log_bytes_max: u64,
     #[serde(default)]
     pub timing: Timing,
 }
@@ -96,6 +99,10 @@ impl Default for Timing {
     fn default() -> Self {
         Self { heartbeat_ms: 100, election_min_ms: 500, election_max_ms: 800, handover_ms: 5_000, start_ms: 60_000 }
     }
+}
+
+fn default_log_bytes_max() -> u64 {
+    1 << 30
 }
 
 fn default_os_user() -> String {

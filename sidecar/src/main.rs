@@ -8,6 +8,7 @@ use howdah_sidecar::admin::{self, Admin, metrics::Metrics};
 use howdah_sidecar::config::Config;
 use howdah_sidecar::pg::server::Server;
 use howdah_sidecar::raft;
+use howdah_sidecar::retention::Retention;
 use howdah_sidecar::role::Manager;
 use howdah_sidecar::seed::Source;
 use howdah_sidecar::status::Board;
@@ -75,6 +76,14 @@ async fn run(config: Config) -> Result<()> {
     };
     tokio::spawn(admin::serve(listener, service));
     tokio::spawn(stop_on_signal(stop));
+
+    let retention = Retention {
+        raft: raft.clone(),
+        dir: config.data_dir.join("raft"),
+        log_bytes_max: config.log_bytes_max,
+        needed: board.needed.subscribe(),
+    };
+    tokio::spawn(retention.run());
 
     let manager = Manager::new(&config, raft.clone(), board, received, stopped).await?;
     let ended = manager.run().await;

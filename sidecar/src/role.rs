@@ -97,6 +97,8 @@ pub struct Manager {
     access: Access,
     epoch: Option<ServingEpoch>,
     applier: Option<apply::Handle>,
+    /// The own slot stands, as the witness of what was committed here while this node led.
+    keeps_slot: bool,
     gate: Option<capture::Handle>,
 }
 
@@ -125,6 +127,7 @@ impl Manager {
             access: Access::Closed,
             epoch: None,
             applier: None,
+            keeps_slot: false,
             gate: None,
         })
     }
@@ -141,6 +144,11 @@ impl Manager {
             }
             if entered.elapsed() > RETRY_PAUSE_MAX {
                 pause = RETRY_PAUSE;
+            }
+            if let Some(reason) = self.raft.role().borrow().stopped.clone() {
+                self.leave_behind().await;
+                self.stop_server().await;
+                return Err(Error::Stopped(format!("the log has stopped: {reason}")));
             }
             let next = match result {
                 Ok(next) => next,

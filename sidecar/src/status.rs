@@ -38,6 +38,8 @@ pub struct Board {
     pub stage: watch::Sender<Stage>,
     pub log: watch::Sender<LogView>,
     pub applied: watch::Sender<LogIndex>,
+    /// The first entry that the applier still needs.
+    pub needed: watch::Sender<LogIndex>,
     published: watch::Sender<NodeStatus>,
 }
 
@@ -50,6 +52,7 @@ impl Board {
             stage: watch::Sender::new(stage),
             log: watch::Sender::new(LogView::default()),
             applied: watch::Sender::new(LogIndex::default()),
+            needed: watch::Sender::new(LogIndex::default()),
             published: watch::Sender::new(identity),
         }
     }
@@ -61,11 +64,16 @@ impl Board {
 
     /// Takes over what the applier says, until it ends.
     pub fn follow_applied(&self, mut applier: watch::Receiver<apply::Applied>) {
-        let applied = self.applied.clone();
-        applied.send_replace(applier.borrow_and_update().index);
+        let (applied, needed) = (self.applied.clone(), self.needed.clone());
+        let take = move |applier: &mut watch::Receiver<apply::Applied>| {
+            let now = applier.borrow_and_update();
+            needed.send_replace(now.needs_from);
+            applied.send_replace(now.index);
+        };
+        take(&mut applier);
         tokio::spawn(async move {
             while applier.changed().await.is_ok() {
-                applied.send_replace(applier.borrow_and_update().index);
+                take(&mut applier);
             }
         });
     }

@@ -51,6 +51,7 @@ impl Manager {
             self.drop_slot().await?;
             replication::create_slot(&self.target, settings::SLOT).await?;
         }
+        self.keeps_slot = true;
         let slot_ms = begun.elapsed().as_millis();
 
         let writer = Writer { node: self.config.node, instance: self.instance, epoch: Epoch(rand::random::<u64>() >> 16) };

@@ -9,6 +9,7 @@ use crate::core::role::{Slot, Verdict, judge};
 use crate::pg::access::Access;
 use crate::pg::replication;
 use crate::pg::server::Shutdown;
+use crate::raft;
 use crate::role::epoch::{self, ServingEpoch};
 use crate::seed;
 use howdah_protocol::admin::Role;
@@ -23,6 +24,8 @@ enum Event {
     /// Something changed that the loop looks at anyway.
     Look,
     CaughtUp,
+    /// Another node has opened since this one did.
+    Succeeded,
     EpochLost,
     PostgresEnded(String),
     Command(Command),
@@ -42,7 +45,8 @@ impl Manager {
             match judge(self.instance, &decisions, slot, leads) {
                 Verdict::Clean => {
                     let mine = decisions.serving.is_some_and(|serving| serving.instance == self.instance);
-                    if slot != Slot::Missing && !mine {
+                    self.keeps_slot = slot != Slot::Missing;
+                    if self.keeps_slot && !mine {
                         self.drop_slot().await?;
                     }
                     self.run_applier();
@@ -93,8 +97,21 @@ impl Manager {
         Ok(Slot::Read { last_commit: tail.last_commit })
     }
 
-    pub(super) async fn drop_slot(&self) -> Result<(), Error> {
-        Ok(replication::drop_slot(&self.target, settings::SLOT).await?)
+    pub(super) async fn drop_slot(&mut self) -> Result<(), Error> {
+        replication::drop_slot(&self.target, settings::SLOT).await?;
+        self.keeps_slot = false;
+        Ok(())
+    }
+
+    /// Resolves when another instance has opened, so that the own slot, if one is kept, is of no more use.
+    fn succeeded(&self) -> impl Future<Output = ()> + use<> {
+        let (mut decided, me, keeps) = (self.raft.decided(), self.instance, self.keeps_slot);
+        async move {
+            let other = |now: &raft::Decided| keeps && now.serving.is_some_and(|serving| serving.instance != me);
+            if decided.wait_for(other).await.is_err() {
+                std::future::pending().await
+            }
+        }
     }
 
     pub(super) fn run_applier(&mut self) {
@@ -129,12 +146,13 @@ impl Manager {
             let error = applier.borrow_and_update().error.clone();
             let doing = if self.epoch.is_some() { "follows" } else { "catching up" };
             self.say(Role::Follower, error.unwrap_or_else(|| doing.to_owned()));
-            let caught_up = self.caught_up();
+            let (caught_up, succeeded) = (self.caught_up(), self.succeeded());
             let event = tokio::select! {
                 _ = role.changed() => Event::Look,
                 _ = installed.changed() => Event::Look,
                 () = error_changed(&mut applier) => Event::Look,
                 () = caught_up => Event::CaughtUp,
+                () = succeeded => Event::Succeeded,
                 () = epoch::lost(self.epoch.as_ref()) => Event::EpochLost,
                 how = Self::postgres_ended(&mut self.server) => Event::PostgresEnded(how),
                 Some(command) = self.commands.recv() => Event::Command(command),
@@ -143,6 +161,7 @@ impl Manager {
             match event {
                 Event::Look => {}
                 Event::CaughtUp => self.open_for_reads().await?,
+                Event::Succeeded => self.drop_slot().await?,
                 Event::EpochLost => return Err(Error::Stopped("the serving epoch was lost".into())),
                 Event::PostgresEnded(how) => {
                     tracing::error!(how, "PostgreSQL ended");
