@@ -1,1 +1,6 @@
 //! .
+
+#[allow(dead_code, unused_imports)]
+pub(crate) mod auth;
+#[allow(dead_code, unused_imports)]
+pub(crate) mod sql;

@@ -12,7 +12,7 @@
 //! So the header has a checksum of its own, and a bad one is `InvalidData`, for which raft-log refuses to open.
 
 use super::types::{CommittedLeaderId, LeaderId, LogId, Payload, Proposal, Vote};
-use crate::core::entry::ENTRY_BYTES_MAX;
+use crate::core::entry::ENTRY_BYTES_HARD_MAX;
 use bytes::{Buf, BufMut, Bytes};
 use openraft::EntryPayload;
 use raft_log::codeq;
@@ -22,7 +22,7 @@ pub(crate) const LOG_ID_LEN: usize = 16;
 pub(crate) const VOTE_LEN: usize = 17;
 pub(crate) const PAYLOAD_HEADER_LEN: usize = 17;
 /// Membership bodies are small; entries are bounded by the entry format.
-const BODY_LEN_MAX: usize = ENTRY_BYTES_MAX + 4096;
+const BODY_LEN_MAX: usize = ENTRY_BYTES_HARD_MAX + 4096;
 
 const KIND_BLANK: u8 = 0;
 const KIND_PROPOSAL: u8 = 1;

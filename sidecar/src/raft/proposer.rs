@@ -11,7 +11,7 @@
 
 use super::error::ProposeError;
 use super::types::{Fatal, Proposal, Raft, TypeConfig};
-use crate::core::entry::ENTRY_BYTES_MAX;
+use crate::core::entry::{ENTRY_BYTES_HARD_MAX, ENTRY_BYTES_MAX};
 use bytes::Bytes;
 use futures::stream::{BoxStream, Fuse, FuturesOrdered};
 use futures::{FutureExt, StreamExt};
@@ -82,7 +82,7 @@ impl Proposer {
 
     /// Takes its place in the line before it returns; the future says what became of it. It may be dropped: the proposal stays.
     /// An error ends the line, the one for too much in flight too; [`Proposer::room`] waits until there is room.
-    pub fn propose(&self, bytes: Bytes) -> impl Future<Output = Result<LogIndex, ProposeError>> + Send + 'static {
+    pub fn propose(&self, bytes: Bytes) -> impl Future<Output = Result<LogIndex, ProposeError>> + Send + 'static + use<> {
         let taken = self.enqueue(bytes);
         async move {
             match taken {
@@ -103,8 +103,8 @@ impl Proposer {
         let mut line = self.line.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let Some(open) = line.as_ref() else { return Err(ProposeError::LineStopped) };
         let (len, in_flight) = (bytes.len(), self.room.used.load(Ordering::Relaxed));
-        let refusal = if len > ENTRY_BYTES_MAX {
-            Some(ProposeError::TooLarge { len, max: ENTRY_BYTES_MAX })
+        let refusal = if len > ENTRY_BYTES_HARD_MAX {
+            Some(ProposeError::TooLarge { len, max: ENTRY_BYTES_HARD_MAX })
         } else if in_flight > 0 && in_flight + len > self.room.bytes_max {
             Some(ProposeError::Full { in_flight, max: self.room.bytes_max })
         } else {

@@ -20,7 +20,7 @@ use std::io;
 pub(crate) const WIRE_VERSION: &str = "v1";
 const FRAME_HEADER_LEN: usize = 8;
 /// An append stops growing at `APPEND_BYTES_MAX` and holds at most one entry more.
-pub(crate) const FRAME_LEN_MAX: usize = 16 << 20;
+pub(crate) const FRAME_LEN_MAX: usize = 72 << 20;
 
 pub(crate) fn encode_append(request: &AppendRequest) -> io::Result<Bytes> {
     let weight: usize = request.entries.iter().map(|entry| weight(&entry.payload)).sum();
