@@ -62,7 +62,8 @@ impl Default for Timings {
 
 /// Enough for every follower that is a few seconds behind.
 const CACHE_BYTES_MAX: usize = 64 << 20;
-const IN_FLIGHT_BYTES_MAX: usize = 32 << 20;
+/// More than capture ever has in flight (`capture::Limits`, and one entry of the largest size beyond it): reaching it would end a line.
+const IN_FLIGHT_BYTES_MAX: usize = 160 << 20;
 const CLUSTER_NAME_LEN_MAX: usize = 255;
 
 impl Options {

@@ -11,7 +11,7 @@
 
 use super::error::ProposeError;
 use super::types::{Fatal, Proposal, Raft, TypeConfig};
-use crate::core::entry::{ENTRY_BYTES_HARD_MAX, ENTRY_BYTES_MAX};
+use crate::core::entry::ENTRY_BYTES_HARD_MAX;
 use bytes::Bytes;
 use futures::stream::{BoxStream, Fuse, FuturesOrdered};
 use futures::{FutureExt, StreamExt};
@@ -23,7 +23,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep};
 
 /// One batch is one append to the disk and, roughly, one frame.
@@ -46,14 +46,12 @@ struct Waiting {
 #[derive(Debug)]
 struct Room {
     used: AtomicUsize,
-    freed: Notify,
     bytes_max: usize,
 }
 
 impl Room {
     fn free(&self, len: usize) {
         self.used.fetch_sub(len, Ordering::Relaxed);
-        self.freed.notify_one();
     }
 }
 
@@ -69,7 +67,7 @@ pub struct Proposer {
 impl Proposer {
     pub(crate) fn start(raft: Raft, term: Term, bytes_max: usize) -> Self {
         let (line, queue) = mpsc::unbounded_channel();
-        let room = Arc::new(Room { used: AtomicUsize::new(0), freed: Notify::new(), bytes_max });
+        let room = Arc::new(Room { used: AtomicUsize::new(0), bytes_max });
         let work = Work { raft, term, room: room.clone(), stopped: None };
         tokio::spawn(work.run(queue));
         Self { term, line: std::sync::Mutex::new(Some(line)), room }
@@ -81,7 +79,7 @@ impl Proposer {
     }
 
     /// Takes its place in the line before it returns; the future says what became of it. It may be dropped: the proposal stays.
-    /// An error ends the line, the one for too much in flight too; [`Proposer::room`] waits until there is room.
+    /// An error ends the line, the one for too much in flight too.
     pub fn propose(&self, bytes: Bytes) -> impl Future<Output = Result<LogIndex, ProposeError>> + Send + 'static + use<> {
         let taken = self.enqueue(bytes);
         async move {
@@ -89,13 +87,6 @@ impl Proposer {
                 Ok(answer) => answer.await.unwrap_or_else(|_| Err(ProposeError::Unknown("the log has stopped".into()))),
                 Err(error) => Err(error),
             }
-        }
-    }
-
-    /// Waits until less than the bound is in flight, so that one caller's next proposal is not refused for it.
-    pub async fn room(&self) {
-        while self.room.used.load(Ordering::Relaxed) + ENTRY_BYTES_MAX > self.room.bytes_max.max(ENTRY_BYTES_MAX) {
-            self.room.freed.notified().await;
         }
     }
 

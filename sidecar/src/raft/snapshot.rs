@@ -103,13 +103,14 @@ mod tests {
 
     #[test]
     fn golden_bytes() {
-        let bytes = state().encode().unwrap();
-        assert_eq!(&bytes[..HEADER_LEN], b"HWSNAP\0\0\x01\x5f\x24\x26\xe7");
-        let body = concat!(
-            r#"{"applied":{"leader_id":2,"index":9},"membership":{"log_id":null,"membership":{"configs":[],"nodes":{}}},"#,
-            r#""decisions":{"serving":null,"watermarks":{"1":5},"sequences":{}}}"#
-        );
-        assert_eq!(std::str::from_utf8(&bytes[HEADER_LEN..]).unwrap(), body);
+        const APPLIED: &str =
+            r#"{"applied":{"leader_id":2,"index":9},"membership":{"log_id":null,"membership":{"configs":[],"nodes":{}}},"#;
+        const FIRST: &str = r#""decisions":{"serving":null,"watermarks":{"1":5},"sequences":{}}}"#;
+        const NOW: &str = r#""decisions":{"serving":null,"watermarks":{"1":5},"sequences":{},"unfinished":[]}}"#;
+        let golden = |crc: [u8; 4], decisions: &str| [&b"HWSNAP\0\0\x01"[..], &crc, APPLIED.as_bytes(), decisions.as_bytes()].concat();
+        assert_eq!(state().encode().unwrap(), golden([0x3a, 0xea, 0x1f, 0x59], NOW));
+        // What the first version wrote is still read.
+        assert_eq!(DecidedState::decode(&golden([0x5f, 0x24, 0x26, 0xe7], FIRST)).unwrap(), state());
     }
 
     #[test]

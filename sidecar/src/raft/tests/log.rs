@@ -2,6 +2,7 @@
 
 use super::group::{Group, Node, SECRET, listen, read_all};
 use super::{batch, eventually, number, opening, small_disk};
+use crate::core::entry::ENTRY_BYTES_HARD_MAX;
 use crate::raft::{self, Error, Options, Peer, ProposeError, ReadError};
 use futures::stream::{FuturesOrdered, StreamExt};
 use howdah_protocol::{GroupId, LogIndex, NodeId, Term};
@@ -68,7 +69,7 @@ async fn a_line_ends_with_its_first_refusal() {
     assert!(matches!(old, Err(ProposeError::NotLeader { .. })), "{old:?}");
     assert_eq!(line.propose(opening(1)).await, Err(ProposeError::LineStopped));
     let line = handle.proposer(term);
-    let large = line.propose(vec![0; 5 << 20].into()).await;
+    let large = line.propose(vec![0; ENTRY_BYTES_HARD_MAX + 1].into()).await;
     assert!(matches!(large, Err(ProposeError::TooLarge { .. })), "{large:?}");
     assert_eq!(line.propose(opening(1)).await, Err(ProposeError::LineStopped));
     let full = Options { in_flight_bytes_max: 1000, ..group.options(0) };
