@@ -13,7 +13,7 @@
 //! Invariants
 //! - A vote is on disk before it is answered; an entry counts for the quorum only once it is on disk. Both go through one write-ahead
 //!   log, in order.
-//! - An entry counts only in the term for which it was proposed; anything else is void on every node (see [`types::Proposal`]).
+//! - An entry counts only in the term for which it was proposed; anything else is void on every node (see `types::Proposal`).
 //! - Nothing proposed on a [`Proposer`] after a refused proposal is ever accepted.
 //! - [`Decided`] only goes forward, also over restarts as far as this node remembers.
 //!

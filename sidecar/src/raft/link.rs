@@ -4,7 +4,6 @@
 //! large append. Keeping the second one open also when nothing is sent is what makes a peer's death visible: the kernel closes a dead
 //! process's sockets at once, and the other end reads it.
 
-use super::options::Timings;
 use super::server::Body;
 use bytes::Bytes;
 use http_body_util::BodyExt;
@@ -22,6 +21,9 @@ pub(crate) const CONNECT_WAIT_MAX: Duration = Duration::from_millis(1000);
 const RECONNECT_WAIT_MIN: Duration = Duration::from_millis(10);
 /// A peer that came back must be watched again soon: until then its death goes unnoticed here.
 const RECONNECT_WAIT_MAX: Duration = Duration::from_millis(100);
+/// A half-open connection is given up after these; who leads does not depend on it.
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(1);
+const KEEP_ALIVE_WAIT_MAX: Duration = Duration::from_secs(3);
 /// How much of a stream may be under way before the receiver has read it. Both directions, client and server.
 pub(crate) const STREAM_WINDOW_LEN: u32 = 8 << 20;
 pub(crate) const CONNECTION_WINDOW_LEN: u32 = 16 << 20;
@@ -53,13 +55,12 @@ impl Drop for Link {
 }
 
 impl Link {
-    pub(crate) fn new(node: u64, addr: String, purpose: Purpose, timings: &Timings, down: mpsc::Sender<Down>) -> Self {
+    pub(crate) fn new(node: u64, addr: String, purpose: Purpose, down: mpsc::Sender<Down>) -> Self {
         let (publish, sender) = watch::channel(None);
-        let quiet = timings.election_max;
         let task = tokio::spawn(async move {
             let mut wait = RECONNECT_WAIT_MIN;
             loop {
-                match connect(&addr, quiet).await {
+                match connect(&addr).await {
                     Ok((requests, connection)) => {
                         wait = RECONNECT_WAIT_MIN;
                         publish.send_replace(Some(requests));
@@ -94,7 +95,7 @@ impl Link {
 
 type Connection = std::pin::Pin<Box<dyn Future<Output = hyper::Result<()>> + Send>>;
 
-async fn connect(addr: &str, quiet: Duration) -> io::Result<(SendRequest<Body>, Connection)> {
+async fn connect(addr: &str) -> io::Result<(SendRequest<Body>, Connection)> {
     let stream = timeout(CONNECT_WAIT_MAX, TcpStream::connect(addr)).await??;
     stream.set_nodelay(true)?;
     let mut builder = Builder::new(TokioExecutor::new());
@@ -104,8 +105,8 @@ async fn connect(addr: &str, quiet: Duration) -> io::Result<(SendRequest<Body>, 
         .initial_connection_window_size(CONNECTION_WINDOW_LEN)
         .max_frame_size(H2_FRAME_LEN_MAX)
         .max_send_buf_size(STREAM_WINDOW_LEN as usize)
-        .keep_alive_interval(quiet)
-        .keep_alive_timeout(quiet * 2)
+        .keep_alive_interval(KEEP_ALIVE_INTERVAL)
+        .keep_alive_timeout(KEEP_ALIVE_WAIT_MAX)
         .keep_alive_while_idle(true);
     let (sender, connection) = timeout(CONNECT_WAIT_MAX, builder.handshake(TokioIo::new(stream))).await?.map_err(io::Error::other)?;
     Ok((sender, Box::pin(connection)))
@@ -121,9 +122,9 @@ pub(crate) struct PeerLinks {
 }
 
 impl PeerLinks {
-    pub(crate) fn new(node: u64, addr: String, timings: &Timings, down: mpsc::Sender<Down>) -> Arc<Self> {
-        let append = Link::new(node, addr.clone(), Purpose::Append, timings, down.clone());
-        let control = Link::new(node, addr.clone(), Purpose::Control, timings, down);
+    pub(crate) fn new(node: u64, addr: String, down: mpsc::Sender<Down>) -> Arc<Self> {
+        let append = Link::new(node, addr.clone(), Purpose::Append, down.clone());
+        let control = Link::new(node, addr.clone(), Purpose::Control, down);
         Arc::new(Self { node, addr, append, control })
     }
 

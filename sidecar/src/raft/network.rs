@@ -1,7 +1,6 @@
 //! The sending side of the RPCs, as openraft calls it.
 
 use super::link::{Down, PeerLinks, Purpose, full};
-use super::options::Timings;
 use super::server::messages::{SnapshotResponse, TransferRequest, TransferResponse, VoteRequest, VoteResponse};
 use super::server::{Body, BoxError, Identity, SnapshotHead, encode_snapshot, next_frame};
 use super::types::{Address, AppendRequest, AppendResult, Snapshot, TypeConfig, Vote};
@@ -33,20 +32,21 @@ const BACKOFF_MIN: Duration = Duration::from_millis(20);
 const BACKOFF_MAX: Duration = Duration::from_millis(200);
 /// Opening an append stream may take this long. openraft's own limit, a heartbeat, is too tight for a busy machine.
 const OPEN_WAIT_MAX: Duration = Duration::from_millis(1000);
+/// A peer that is down fails quickly, one that is just coming back does not.
+const RECONNECT_WAIT_MAX: Duration = Duration::from_millis(50);
 const SNAPSHOT_WAIT_MAX: Duration = Duration::from_secs(10);
 
 /// All peers that were ever asked for.
 #[derive(Debug, Clone)]
 pub(crate) struct Network {
     identity: Identity,
-    timings: Timings,
     down: mpsc::Sender<Down>,
     peers: Arc<Mutex<BTreeMap<u64, Arc<PeerLinks>>>>,
 }
 
 impl Network {
-    pub(crate) fn new(identity: Identity, timings: Timings, down: mpsc::Sender<Down>) -> Self {
-        Self { identity, timings, down, peers: Arc::default() }
+    pub(crate) fn new(identity: Identity, down: mpsc::Sender<Down>) -> Self {
+        Self { identity, down, peers: Arc::default() }
     }
 
     /// The links to a peer: opened at the first call, and again where its address has changed.
@@ -55,7 +55,7 @@ impl Network {
         match peers.get(&node) {
             Some(links) if links.addr == addr => links.clone(),
             _ => {
-                let links = PeerLinks::new(node, addr.to_owned(), &self.timings, self.down.clone());
+                let links = PeerLinks::new(node, addr.to_owned(), self.down.clone());
                 peers.insert(node, links.clone());
                 links
             }
@@ -99,7 +99,7 @@ pub(crate) struct Client {
 
 impl Client {
     async fn send(&self, purpose: Purpose, call: &str, body: Body, wait: Duration) -> Result<Response<Incoming>, RpcError> {
-        let Some(mut sender) = self.links.link(purpose).sender(wait.min(self.patience())).await else {
+        let Some(mut sender) = self.links.link(purpose).sender(wait.min(RECONNECT_WAIT_MAX)).await else {
             return Err(unreachable(format!("no connection to node {}", self.links.node)));
         };
         let mut request = Request::new(body);
@@ -116,12 +116,6 @@ impl Client {
         let body = timeout(wait, Limited::new(response.into_body(), ANSWER_LEN_MAX).collect()).await;
         let text = body.ok().and_then(Result::ok).map(http_body_util::Collected::to_bytes).unwrap_or_default();
         Err(unreachable(format!("node {} answered {call} with {status}: {}", self.links.node, String::from_utf8_lossy(&text))))
-    }
-
-    /// A peer that is down should fail quickly, one that is just coming back should not.
-    fn patience(&self) -> Duration {
-        const RECONNECTING: Duration = Duration::from_millis(50);
-        RECONNECTING
     }
 
     /// A small call and its answer, over the control connection.
@@ -216,7 +210,8 @@ impl RaftNetworkV2<TypeConfig> for Client {
     }
 
     async fn vote(&mut self, rpc: VoteRequest, option: RPCOption) -> Result<VoteResponse, RpcError> {
-        self.call("vote", &rpc, option.soft_ttl()).await
+        // Until the hard limit: the answer waits for an fsync of the peer.
+        self.call("vote", &rpc, option.hard_ttl()).await
     }
 
     async fn pre_vote(&mut self, rpc: VoteRequest, option: RPCOption) -> Result<VoteResponse, RpcError> {

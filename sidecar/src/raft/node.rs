@@ -33,7 +33,7 @@ pub async fn open(options: Options) -> Result<Handle, Error> {
     let pristine = store.is_pristine().map_err(|source| Error::Log { dir: folder.dir.clone(), source })?;
     let identity = Identity { cluster: options.cluster.clone(), group: options.group, node: options.node, secret: options.secret.clone() };
     let (down, downs) = mpsc::channel(DOWN_QUEUE_LEN_MAX);
-    let network = Network::new(identity.clone(), options.timings.clone(), down);
+    let network = Network::new(identity.clone(), down);
     let config = Arc::new(config(&options)?);
     let raft = Raft::new(options.node.0, config, network.clone(), store.clone(), machine.clone());
     let raft = raft.await.map_err(|fatal| Error::Stopped(fatal.to_string()))?;

@@ -72,16 +72,36 @@ impl Vigil {
         Self { node, raft, network }
     }
 
+    /// Keeps connections to all members, and acts when the one to the leader ends.
     pub(crate) async fn run(&self, mut downs: mpsc::Receiver<Down>) {
-        while let Some(Down { node }) = downs.recv().await {
-            let view = self.view();
-            if view.leader != Some(node) || node == self.node {
-                continue;
+        let mut server = self.raft.server_metrics();
+        loop {
+            tokio::select! {
+                down = downs.recv() => match down {
+                    Some(Down { node }) => self.on_down(node).await,
+                    None => return,
+                },
+                changed = server.changed() => match changed {
+                    Ok(()) => self.connect_members(),
+                    Err(_) => return,
+                },
             }
-            tracing::info!(leader = node, "the connection to the leader has ended");
-            let suspect = Suspect { leader: node, term: view.vote.leader_id.term };
-            self.pursue(suspect).await;
         }
+    }
+
+    fn connect_members(&self) {
+        for (node, addr) in self.view().addrs.iter().filter(|(node, _)| **node != self.node) {
+            self.network.links(*node, addr);
+        }
+    }
+
+    async fn on_down(&self, node: u64) {
+        let view = self.view();
+        if view.leader != Some(node) || node == self.node {
+            return;
+        }
+        tracing::info!(leader = node, "the connection to the leader has ended");
+        self.pursue(Suspect { leader: node, term: view.vote.leader_id.term }).await;
     }
 
     async fn pursue(&self, suspect: Suspect) {

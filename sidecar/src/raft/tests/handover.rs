@@ -50,6 +50,25 @@ async fn a_handover_to_a_dead_node_is_taken_back() {
     group.stop_all().await;
 }
 
+/// Nobody is there to take over, not even by time-out: the old leader takes it back itself, and leads again once it has a majority.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_handover_without_a_majority_ends() {
+    let mut group = Group::start(3).await;
+    let leader = group.leader().await;
+    let followers = [(leader + 1) % 3, (leader + 2) % 3];
+    for follower in followers {
+        group.stop(follower).await;
+    }
+    let to = group.peers[followers[0]].node;
+    let result = group.handle(leader).transfer_leader(Some(to)).await;
+    assert!(matches!(result, Err(TransferError::TimedOut { .. })), "{result:?}");
+    group.restart(followers[0]).await;
+    let leader = group.leader().await;
+    let index = group.line(leader).await.propose(batch(1, 1, 10)).await.unwrap();
+    group.wait_decided(index).await;
+    group.stop_all().await;
+}
+
 /// The time-outs alone, without early detection, stay within a second.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_silent_leader_is_replaced_by_time_out() {

@@ -159,6 +159,7 @@ async fn strangers_are_refused() {
         let leader = group.leader().await;
         let term = group.handle(leader).role().borrow().term;
         let index = group.line(leader).await.propose(batch(1, 1, 10)).await.unwrap();
+        // Time enough to follow, or to stand for election twice.
         tokio::time::sleep(Duration::from_millis(1500)).await;
         assert!(group.handle(stranger).decided().borrow().index < index, "it follows");
         assert_eq!(group.handle(leader).role().borrow().term, term, "it disturbs");

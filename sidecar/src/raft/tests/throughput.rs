@@ -41,3 +41,35 @@ async fn throughput_of_three_nodes() {
         group.stop_all().await;
     }
 }
+
+/// Heartbeats that are late because the processors are busy are not a dead leader.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_busy_machine_keeps_its_leader() {
+    const BUSY: Duration = Duration::from_secs(4);
+    let mut group = Group::start(3).await;
+    let leader = group.leader().await;
+    let term = group.handle(leader).role().borrow().term;
+    let line = group.line(leader).await;
+    let deadline = Instant::now() + BUSY;
+    let threads = 2 * std::thread::available_parallelism().map_or(2, usize::from);
+    let burners: Vec<_> = (0..threads)
+        .map(|_| {
+            std::thread::spawn(move || {
+                while Instant::now() < deadline {
+                    std::hint::spin_loop();
+                }
+            })
+        })
+        .collect();
+    let mut number = 0;
+    while Instant::now() < deadline {
+        number += 1;
+        line.propose(batch(1, number, ENTRY_LEN)).await.unwrap();
+    }
+    for (at, handle) in group.handles() {
+        assert_eq!(handle.role().borrow().term, term, "node {at}");
+    }
+    println!("{number} entries in {BUSY:?} beside {threads} busy threads");
+    burners.into_iter().for_each(|burner| burner.join().unwrap());
+    group.stop_all().await;
+}
