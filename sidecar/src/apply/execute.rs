@@ -17,13 +17,7 @@ use std::sync::Arc;
 const CHUNK_BYTES_MAX: usize = 8 << 20;
 
 /// Sends the whole transaction. Its outcome is that of the session's pipeline once drained.
-pub(super) async fn send<L: Log>(
-    session: &mut Session,
-    log: &L,
-    plan: &Plan,
-    mode: Mode,
-    relations: &mut Relations,
-) -> Result<(), Error> {
+pub(super) async fn send<L: Log>(session: &mut Session, log: &L, plan: &Plan, mode: Mode, relations: &mut Relations) -> Result<(), Error> {
     session.command("BEGIN").await?;
     for part in &plan.parts {
         match part {
