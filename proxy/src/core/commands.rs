@@ -80,9 +80,7 @@ pub(crate) fn command(kind: &Kind) -> Option<Command> {
             SetValue::Opaque => set(name, Some("?"), *scope, Form::Set),
         },
         Kind::SetConfig { scope, name, value } => set(name, Some(value), *scope, Form::Call),
-        Kind::Refused(why) => {
-            Some(Command::Refuse(Report::new(sqlstate::FEATURE_NOT_SUPPORTED, why.reason()).hint(why.hint())))
-        }
+        Kind::Refused(why) => Some(Command::Refuse(Report::new(sqlstate::FEATURE_NOT_SUPPORTED, why.reason()).hint(why.hint()))),
         _ => None,
     }
 }
@@ -120,8 +118,7 @@ fn own(name: &str) -> Option<Result<Shown, Report>> {
 }
 
 fn unknown(name: &str) -> Report {
-    Report::new(sqlstate::UNDEFINED_OBJECT, format!("unrecognized configuration parameter \"{name}\""))
-        .hint(format!("Known are: {KNOWN}."))
+    Report::new(sqlstate::UNDEFINED_OBJECT, format!("unrecognized configuration parameter \"{name}\"")).hint(format!("Known are: {KNOWN}."))
 }
 
 /// The setting is read-only or does not exist.
@@ -176,14 +173,8 @@ mod tests {
         assert_eq!(of("SET howdah.consistency = 'eventual'"), change(eventual.clone(), Scope::Session, Form::Set));
         assert_eq!(of("SET LOCAL howdah.consistency TO eventual"), change(eventual.clone(), Scope::Local, Form::Set));
         assert_eq!(of("RESET howdah.consistency"), change(Change::Consistency(None), Scope::Session, Form::Reset));
-        assert_eq!(
-            of("SELECT set_config('howdah.consistency', 'eventual', false)"),
-            change(eventual, Scope::Session, Form::Call)
-        );
-        assert_eq!(
-            of("SET howdah.replication TO async"),
-            change(Change::Replication(Some(Replication::Async)), Scope::Session, Form::Set)
-        );
+        assert_eq!(of("SELECT set_config('howdah.consistency', 'eventual', false)"), change(eventual, Scope::Session, Form::Call));
+        assert_eq!(of("SET howdah.replication TO async"), change(Change::Replication(Some(Replication::Async)), Scope::Session, Form::Set));
         assert_eq!(of("SHOW howdah.token"), Some(Command::Show(Shown::Token)));
         for plain in ["SET work_mem = '1MB'", "SHOW work_mem", "RESET work_mem", "SELECT 1"] {
             assert_eq!(of(plain), None, "{plain}");

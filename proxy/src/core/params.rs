@@ -19,7 +19,7 @@ pub(crate) struct Startup {
 }
 
 /// What a server connection is opened with besides user and database.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub(crate) struct ServerParameters {
     /// Sorted by name.
     pub(crate) pairs: Vec<(String, String)>,
@@ -164,10 +164,7 @@ mod tests {
         assert_eq!((startup.consistency, startup.replication), (Consistency::Eventual, Replication::Async));
         assert_eq!(startup.server.pairs, pairs(&[("application_name", "psql")]));
         assert_eq!(startup.server.options, pairs(&[("work_mem", "1MB"), ("myapp.x", r"a b\")]));
-        assert_eq!(
-            startup.server.options_text(true),
-            r"-c work_mem=1MB -c myapp.x=a\ b\\ -c default_transaction_read_only=on"
-        );
+        assert_eq!(startup.server.options_text(true), r"-c work_mem=1MB -c myapp.x=a\ b\\ -c default_transaction_read_only=on");
     }
 
     #[test]

@@ -68,7 +68,9 @@ pub(crate) fn choose(
     let needed = positions.token.get(view.group());
     match mode {
         Consistency::Linearizable => Choice::Leader("leader: linearizable"),
-        Consistency::Eventual => pick(LogIndex(0)).map_or(Choice::Leader("leader: no follower"), |id| Choice::Follower(id, "follower: eventual")),
+        Consistency::Eventual => {
+            pick(LogIndex(0)).map_or(Choice::Leader("leader: no follower"), |id| Choice::Follower(id, "follower: eventual"))
+        }
         Consistency::ReadYourWrites if positions.wrote_async => Choice::Leader("leader: asynchronous write"),
         Consistency::ReadYourWrites if positions.wrote => Choice::AskCommitted,
         Consistency::ReadYourWrites => pick(needed).map_or(Choice::Wait, |id| Choice::Follower(id, "follower: read_your_writes")),
@@ -151,8 +153,7 @@ mod tests {
 
     #[test]
     fn monotonic_stays_and_moves_only_with_a_bound() {
-        let mut positions = Positions::default();
-        positions.saw = Some(saw(3));
+        let mut positions = Positions { saw: Some(saw(3)), ..Positions::default() };
         assert!(matches!(choose_idle(&group([9, 2]), Consistency::Monotonic, &positions, 0), Choice::Follower(NodeId(3), _)));
         let mut gone = group([9, 2]);
         gone.lost(2);

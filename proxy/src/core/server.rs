@@ -23,6 +23,10 @@ pub(crate) struct ServerState {
 }
 
 impl ServerState {
+    pub(crate) fn new(read_only: bool) -> Self {
+        Self { read_only, ..Self::default() }
+    }
+
     pub(crate) fn has(&self, id: u64) -> bool {
         self.prepared.contains(&id)
     }

@@ -75,11 +75,6 @@ impl Vars {
         self.now.settings.get(name).map(|value| &**value)
     }
 
-    /// The session is as it began: a server connection needs no RESET on its account.
-    pub(crate) fn is_initial(&self) -> bool {
-        self.now == self.initial
-    }
-
     /// Changes the values so that the end of the transaction can take it back.
     pub(crate) fn change(&mut self, change: impl FnOnce(&mut Values)) {
         if self.before.is_none() {
@@ -267,10 +262,7 @@ mod tests {
         assert_eq!(difference(&one.settings, &none).as_deref(), Some("RESET \"myapp\".\"user\";RESET \"work_mem\";"));
         let mut other = one.clone();
         other.set("work_mem", "2MB");
-        assert_eq!(
-            difference(&one.settings, &other.settings).as_deref(),
-            Some("SELECT pg_catalog.set_config('work_mem','2MB',false);")
-        );
+        assert_eq!(difference(&one.settings, &other.settings).as_deref(), Some("SELECT pg_catalog.set_config('work_mem','2MB',false);"));
     }
 
     #[test]

@@ -5,7 +5,7 @@
 
 use crate::clock::Millis;
 use howdah_protocol::admin::{NodeStatus, Role};
-use howdah_protocol::{Epoch, GroupId, LogIndex, NodeId};
+use howdah_protocol::{Epoch, GroupId, NodeId};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -69,6 +69,10 @@ impl View {
         self.topology += u64::from(moved);
     }
 
+    pub(crate) fn is_connected(&self, place: usize) -> bool {
+        self.nodes[place].as_ref().is_some_and(|node| node.connected)
+    }
+
     /// The stream of the sidecar at `place` broke.
     pub(crate) fn lost(&mut self, place: usize) {
         if let Some(node) = &mut self.nodes[place]
@@ -116,12 +120,6 @@ impl View {
         let deposed = serving.leads && self.newest_leader().is_some_and(|leader| leader.status.id != serving.node);
         reopened || deposed
     }
-
-    /// The position of a node that is open and heard.
-    pub(crate) fn applied(&self, id: NodeId, now: Millis) -> Option<LogIndex> {
-        let node = self.node(id).filter(|node| node.is_fresh(now))?;
-        node.serving().map(|_| node.status.applied_index)
-    }
 }
 
 fn same_use(old: &NodeStatus, new: &NodeStatus) -> bool {
@@ -132,7 +130,7 @@ fn same_use(old: &NodeStatus, new: &NodeStatus) -> bool {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use howdah_protocol::Term;
+    use howdah_protocol::{LogIndex, Term};
 
     pub(crate) fn status(id: u64, role: Role, term: u64, applied: u64) -> NodeStatus {
         NodeStatus {

@@ -73,12 +73,6 @@ impl Buffer {
         self.parsed = self.start;
     }
 
-    /// Throws everything away.
-    pub(crate) fn clear(&mut self) {
-        self.parsed = self.end;
-        self.release_kept();
-    }
-
     /// Free room of at least `want` bytes to read into; `filled` says how much of it was used.
     pub(crate) fn spare(&mut self, want: usize) -> &mut [u8] {
         if self.bytes.len() - self.end < want {
@@ -100,7 +94,7 @@ impl Buffer {
         self.end += len;
     }
 
-    /// Appends bytes, for tests and for what was read ahead elsewhere.
+    #[cfg(test)]
     pub(crate) fn extend(&mut self, bytes: &[u8]) {
         self.spare(bytes.len())[..bytes.len()].copy_from_slice(bytes);
         self.filled(bytes.len());
@@ -144,7 +138,7 @@ mod tests {
     fn memory_of_one_large_message_is_given_back() {
         let mut buffer = Buffer::default();
         buffer.extend(&vec![1; SHRINK_ABOVE_BYTES + 1]);
-        buffer.clear();
+        buffer.skip(SHRINK_ABOVE_BYTES + 1);
         assert_eq!(buffer.bytes.len(), 0);
     }
 }

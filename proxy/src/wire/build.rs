@@ -5,15 +5,15 @@ use super::TxStatus;
 /// What an error tells a client: SQLSTATE, text, and how to go on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Report {
-    pub(crate) code: &'static str,
+    pub(crate) code: std::borrow::Cow<'static, str>,
     pub(crate) message: String,
     pub(crate) detail: Option<String>,
     pub(crate) hint: Option<String>,
 }
 
 impl Report {
-    pub(crate) fn new(code: &'static str, message: impl Into<String>) -> Self {
-        Self { code, message: message.into(), detail: None, hint: None }
+    pub(crate) fn new(code: impl Into<std::borrow::Cow<'static, str>>, message: impl Into<String>) -> Self {
+        Self { code: code.into(), message: message.into(), detail: None, hint: None }
     }
 
     pub(crate) fn detail(mut self, detail: impl Into<String>) -> Self {
@@ -61,7 +61,7 @@ pub(crate) fn error(out: &mut Vec<u8>, severity: Severity, report: &Report) {
         };
         field(b'S', word);
         field(b'V', word);
-        field(b'C', report.code);
+        field(b'C', &report.code);
         field(b'M', &report.message);
         if let Some(detail) = &report.detail {
             field(b'D', detail);
@@ -151,14 +151,6 @@ pub(crate) fn negotiate_version(out: &mut Vec<u8>, unknown_options: &[String]) {
 
 pub(crate) fn query(out: &mut Vec<u8>, text: &str) {
     message(out, b'Q', |out| cstr(out, text));
-}
-
-pub(crate) fn parse(out: &mut Vec<u8>, name: &str, text: &str) {
-    message(out, b'P', |out| {
-        cstr(out, name);
-        cstr(out, text);
-        out.extend_from_slice(&0_u16.to_be_bytes());
-    });
 }
 
 /// Binds a statement without parameters to a portal.

@@ -17,6 +17,11 @@ const PASS_ABOVE_BYTES: usize = 64 * 1024;
 /// PostgreSQL's own limit of a message.
 const SERVER_MESSAGE_BYTES_MAX: usize = 1 << 30;
 
+/// Settings that end with the transaction.
+const OF_THE_TRANSACTION: [&str; 3] = ["transaction_isolation", "transaction_read_only", "transaction_deferrable"];
+/// Settings that change what later SETs may do, or that do something each time.
+const UNREPEATABLE: [&str; 3] = ["role", "session_authorization", "seed"];
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Answer {
     /// This many more bytes are wanted before the next message can be handled.
@@ -320,14 +325,19 @@ impl Session {
         }
         let (name, value) = match kind {
             Kind::ResetAll => return self.reset_all(server),
+            Kind::SetTransaction { scope: Scope::Session, .. } => return self.pins |= PinReasons::SETTING,
             Kind::Set { scope: Scope::Session, name, value: SetValue::Text(value) }
             | Kind::SetConfig { scope: Scope::Session, name, value } => (name, Some(value)),
             Kind::Set { scope: Scope::Session, name, value: SetValue::Default } | Kind::Reset(name) => (name, None),
             _ => return,
         };
         let name = name.to_ascii_lowercase();
-        if self.vars.settings().len() >= SETTINGS_MAX && self.vars.get(&name).is_none() {
+        if OF_THE_TRANSACTION.contains(&name.as_str()) {
+            return;
+        }
+        if UNREPEATABLE.contains(&name.as_str()) || self.vars.settings().len() >= SETTINGS_MAX && self.vars.get(&name).is_none() {
             self.pins |= PinReasons::SETTING;
+            return;
         }
         self.vars.change(|now| match value {
             Some(value) => now.set(&name, value),

@@ -2,12 +2,14 @@
 
 use super::simple::server_text;
 use super::translate::Target;
-use super::{Expect, LostTransaction, Script, Session};
+use super::{Expect, LostTransaction, Script, Session, Tools, Violation};
 use crate::core::commands::{self, Change, Command, Form, Shown};
 use crate::core::vars::literal;
 use crate::sql::{Classified, Kind, Scope};
 use crate::wire::TxStatus;
+use crate::wire::buffer::Buffer;
 use crate::wire::build::{self, Report, Severity};
+use crate::wire::frame;
 use howdah_protocol::sqlstate;
 use std::sync::Arc;
 
@@ -205,6 +207,26 @@ impl Session {
         self.fail(&report, target);
     }
 
+    /// No server can run the unit at the front of `input`: the client is told, and the rest of the unit counts for nothing.
+    pub(crate) fn refuse_unit(&mut self, report: &Report, input: &mut Buffer, tools: &Tools) -> Result<(), Violation> {
+        let Some((header, _)) = frame::message(input.fresh(), self.message_bytes_max)? else { return Ok(()) };
+        let simple = matches!(header.kind, b'Q' | b'F');
+        self.begin_unit(simple);
+        build::error(&mut self.out, Severity::Error, report);
+        if simple {
+            input.skip(header.total);
+            build::ready(&mut self.out, self.status);
+            self.end_unit(self.status);
+            return Ok(());
+        }
+        self.skipping = true;
+        self.unit.held = false;
+        self.translate(None, input, &mut Vec::new(), tools)?;
+        self.drain_replies(None);
+        input.release_kept();
+        Ok(())
+    }
+
     /// A simple query while the transaction's server connection is lost.
     pub(super) fn answer_lost_query(&mut self, class: &Arc<Classified>) {
         self.execute_lost(class);
@@ -219,10 +241,9 @@ impl Session {
         let report = match ends {
             Some(Kind::Rollback { .. }) => None,
             Some(Kind::Commit { .. }) if lost.told => None,
-            _ if lost.told => Some(Report::new(
-                IN_FAILED_TRANSACTION,
-                "current transaction is aborted, commands ignored until end of transaction block",
-            )),
+            _ if lost.told => {
+                Some(Report::new(IN_FAILED_TRANSACTION, "current transaction is aborted, commands ignored until end of transaction block"))
+            }
             _ => Some(transaction_lost()),
         };
         let over = matches!(ends, Some(Kind::Rollback { .. } | Kind::Commit { .. }));
@@ -250,7 +271,7 @@ fn raise(report: &Report) -> String {
         sql.push_str(name);
         literal(&mut sql, &value.replace('$', "?"));
     };
-    text("", report.code);
+    text("", &report.code);
     text(",MESSAGE=", &report.message);
     if let Some(hint) = &report.hint {
         text(",HINT=", hint);

@@ -35,9 +35,10 @@ impl Session {
             None => report,
         };
         if !self.pins.is_empty() {
-            let report = Report::new(sqlstate::ADMIN_SHUTDOWN, "terminating connection: the server that held this session's state was lost")
-                .detail(format!("The session was pinned by: {}.", self.pins))
-                .hint("Connect again.");
+            let report =
+                Report::new(sqlstate::ADMIN_SHUTDOWN, "terminating connection: the server that held this session's state was lost")
+                    .detail(format!("The session was pinned by: {}.", self.pins))
+                    .hint("Connect again.");
             return Loss::End(report);
         }
         if self.pass > 0 && !self.pass_dropped {

@@ -1,7 +1,7 @@
 //! Where a unit must run, from a look at the client's bytes that changes nothing.
 
-use super::{Session, Tools, UNIT_PEEK_BYTES_MAX, Violation};
 use super::translate::asks_token;
+use super::{Session, Tools, UNIT_PEEK_BYTES_MAX, Violation};
 use crate::core::commands::{self, Command};
 use crate::sql::{Classified, Kind, Route};
 use crate::wire::{frame, read};

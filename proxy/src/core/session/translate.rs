@@ -168,6 +168,18 @@ impl Session {
         }
     }
 
+    /// The unit's last message was sent: the server's answer comes next, not the client's messages.
+    pub(crate) fn awaits_answer(&self) -> bool {
+        self.unit.active && self.unit.ended && !self.unit.copy_in
+    }
+
+    /// Takes what is kept in the server's buffer for the client, unless it is held back.
+    pub(crate) fn take_over(&mut self, input: &mut Buffer) {
+        if !self.is_held() {
+            self.stage(input);
+        }
+    }
+
     /// Moves what is kept in the server's buffer to `out`, so that something can follow it.
     pub(super) fn stage(&mut self, input: &mut Buffer) {
         if !input.kept().is_empty() {
