@@ -21,6 +21,7 @@ mod lead;
 mod promote;
 mod reconcile;
 mod sequences;
+mod watchdog;
 
 use crate::admin::Command;
 use crate::apply;

@@ -7,7 +7,9 @@ use howdah_tests::{Fixture, connect, eventually, refusal, show};
 const TYPES: &str = r#"
     CREATE TYPE mood AS ENUM ('sad', 'ok', 'it''s "fine"');
     CREATE TYPE pair AS (a int, b text);
-    CREATE DOMAIN positive AS int CHECK (VALUE > 0);
+    CREATE DOMAIN positive AS int CHECK (VALUE > 0)"#;
+
+const ROWS: &str = r#"
     CREATE TABLE every_type (id int PRIMARY KEY, b bool, i2 int2, i8 int8, f4 float4, f8 float8, n numeric, t text, v varchar(5), c char(5),
         by bytea, ts timestamp, tz timestamptz, d date, tm time, ttz timetz, iv interval, u uuid, j json, jb jsonb, ine inet, ci cidr, m macaddr,
         bi bit(3), vb varbit, p point, bx box, po polygon, ts2 tsvector, tq tsquery, x xml, mo money, r int4range, mr int4multirange, dr tstzrange,
@@ -29,6 +31,7 @@ async fn rows_ddl_and_roles_reach_every_server() -> Result<()> {
     let client = cluster.client().await?;
 
     client.batch_execute(TYPES).await?;
+    client.batch_execute(ROWS).await?;
     client.batch_execute("CREATE TABLE no_key (a int, b json); INSERT INTO no_key SELECT i % 3, '{}' FROM generate_series(1, 9) i").await?;
     client.batch_execute("UPDATE no_key SET a = 7 WHERE ctid = (SELECT min(ctid) FROM no_key); DELETE FROM no_key WHERE a = 1").await?;
 
@@ -131,4 +134,19 @@ async fn a_large_transaction_is_cut_and_applied_whole() -> Result<()> {
     }
     client.batch_execute("INSERT INTO blob SELECT 1, decode(repeat('ab', 12000000), 'hex')").await?;
     cluster.assert_identical(&["public.big", "public.blob"]).await
+}
+
+/// A new composite type and values of it in one transaction: decoding them wants a lock that the waiting COMMIT holds.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_that_blocks_its_own_decoding_does_not_stop_the_group() -> Result<()> {
+    let cluster = Fixture::start().await?;
+    let client = cluster.client().await?;
+    let both = "BEGIN; CREATE TYPE pair AS (a int, b text); CREATE TABLE t (id int PRIMARY KEY, p pair); INSERT INTO t VALUES (1, '(1,x)'); COMMIT";
+    let (code, text) = refusal(client.batch_execute(both).await)?;
+    assert_eq!(code, "08007", "{text}");
+    client.batch_execute("INSERT INTO t VALUES (2, '(2,y)')").await?;
+    cluster.assert_identical(&["public.t"]).await?;
+    let log = std::fs::read_to_string(cluster.sidecar_log(cluster.leader().await?))?;
+    assert!(log.contains("decoding it needs"), "the deadlock did not happen:\n{log}");
+    Ok(())
 }

@@ -1,6 +1,6 @@
 //! Leading: keep the gate, tell the log how far the sequences are, and notice what ends it.
 
-use super::{Error, Manager, Stage, epoch, sequences};
+use super::{Error, Manager, Stage, epoch, sequences, watchdog};
 use crate::admin::Command;
 use crate::capture;
 use crate::core::entry::Entry;
@@ -19,7 +19,8 @@ enum Event {
     GateEnded(Option<Arc<capture::Error>>),
     PostgresEnded(String),
     EpochLost,
-    Unwatched(sequences::Error),
+    Unmarked(sequences::Error),
+    Unwatched(watchdog::Error),
     Command(Command),
 }
 
@@ -32,7 +33,9 @@ impl Manager {
         let marks = sequences::Marks::new(self.target.clone(), self.raft.proposer(term));
         let marking = marks.run(SEQUENCES_EVERY);
         tokio::pin!(marking);
-        let mut watched = true;
+        let watchdog = watchdog::run(self.target.clone());
+        tokio::pin!(watchdog);
+        let (mut marked, mut watched) = (true, true);
         loop {
             let event = tokio::select! {
                 changed = role.wait_for(|role| !role.is_leader || role.term != term) => {
@@ -41,7 +44,8 @@ impl Manager {
                 ended = gate.wait_for(|state| state.stopped) => Event::GateEnded(ended.ok().and_then(|state| state.error.clone())),
                 how = Self::postgres_ended(&mut self.server) => Event::PostgresEnded(how),
                 () = epoch::lost(self.epoch.as_ref()) => Event::EpochLost,
-                error = &mut marking, if watched => Event::Unwatched(error),
+                error = &mut marking, if marked => Event::Unmarked(error),
+                error = &mut watchdog, if watched => Event::Unwatched(error),
                 Some(command) = self.commands.recv() => Event::Command(command),
                 _ = self.shutdown.wait_for(|stop| *stop) => return Ok(Stage::Stop),
             };
@@ -66,8 +70,13 @@ impl Manager {
                     self.hand_over().await;
                     return Err(Error::Stopped("the serving epoch was lost".into()));
                 }
-                Event::Unwatched(error) => {
+                // Both end with the server's sessions; that is noticed elsewhere.
+                Event::Unmarked(error) => {
                     tracing::warn!(%error, "sequences are not watched");
+                    marked = false;
+                }
+                Event::Unwatched(error) => {
+                    tracing::warn!(%error, "the watchdog ended");
                     watched = false;
                 }
                 Event::Command(command) => self.switch_over(command).await,
