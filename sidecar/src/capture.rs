@@ -7,7 +7,7 @@
 //!              status()            confirmed()              decided()
 //! ```
 //!
-//! One task owns the connection, the assembler and the line of proposals. Postgres counts the connection as its one synchronous standby,
+//! One thread owns the connection, the assembler and the line of proposals. Postgres counts the connection as its one synchronous standby,
 //! so it holds every COMMIT, its locks and its rows until the position sent here passes it.
 //!
 //! Invariants:
@@ -39,7 +39,6 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::{oneshot, watch};
-use tokio::task::JoinHandle;
 
 /// The log, as far as the gate needs it.
 pub trait Proposer: Send + Sync + 'static {
@@ -79,6 +78,8 @@ pub enum Error {
     Stalled(Duration),
     #[error("the slot was not read to the end of the WAL within {0:?}")]
     TailTimedOut(Duration),
+    #[error("cannot start the gate's thread: {0}")]
+    Thread(std::io::Error),
     #[error("capture has stopped")]
     Stopped,
 }
@@ -158,16 +159,40 @@ pub struct Handle {
     state: watch::Receiver<State>,
     metrics: Arc<Metrics>,
     stop: oneshot::Sender<()>,
-    task: JoinHandle<()>,
 }
 
-/// Starts the gate in a task of its own. How far it got is in [`Handle::state`].
+/// Starts the gate on a thread of its own. How far it got is in [`Handle::state`].
+///
+/// Every COMMIT waits for this loop, so nothing else runs on its thread, and its thread is the one that waits for its socket: a runtime
+/// of several threads hands the waiting on with every event, which costs more than what the event is about.
 pub fn start<P: Proposer>(options: Options, proposer: P) -> Handle {
     let (publish, state) = watch::channel(State::default());
     let (stop, stopped) = oneshot::channel();
     let metrics = Arc::new(Metrics::default());
-    let task = tokio::spawn(gate::run(options, proposer, publish, Arc::clone(&metrics), stopped));
-    Handle { state, metrics, stop, task }
+    let counted = Arc::clone(&metrics);
+    let ambient = tokio::runtime::Handle::current();
+    let serve = move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let error = match runtime {
+            Ok(runtime) => runtime.block_on(gate::serve(&options, &Ambient(proposer, ambient), &publish, &counted, stopped)).err(),
+            Err(error) => Some(Error::Thread(error)),
+        };
+        gate::finish(&publish, error);
+    };
+    let spawned = std::thread::Builder::new().name("howdah-gate".to_owned()).spawn(serve);
+    // Without a thread the publisher is gone, which every reader of the state takes for a stop.
+    drop(spawned);
+    Handle { state, metrics, stop }
+}
+
+/// What the log spawns when it is called belongs to the runtime that started the gate.
+struct Ambient<P>(P, tokio::runtime::Handle);
+
+impl<P: Proposer> Proposer for Ambient<P> {
+    fn propose(&self, entry: Bytes) -> impl Future<Output = Result<LogIndex, ProposeError>> + Send + 'static + use<P> {
+        let _context = self.1.enter();
+        self.0.propose(entry)
+    }
 }
 
 impl Handle {
@@ -194,9 +219,10 @@ impl Handle {
 
     /// Lets go of the connection, at once: what is not confirmed by then will not be. Postgres goes on holding its COMMITs.
     pub async fn stop(self) -> State {
-        let _ = self.stop.send(());
-        // It only fails if the task panicked, and then there is nothing left to stop.
-        let _ = self.task.await;
-        self.state.borrow().clone()
+        let Self { mut state, stop, .. } = self;
+        let _ = stop.send(());
+        // It fails only where the thread is gone, and then there is nothing left to stop.
+        let _ = state.wait_for(|state| state.stopped).await;
+        state.borrow().clone()
     }
 }

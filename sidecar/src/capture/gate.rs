@@ -26,14 +26,8 @@ const SLOT_IN_USE: &str = "55006";
 const SLOT_RETRY_EVERY: Duration = Duration::from_millis(20);
 const SLOT_RETRY_MAX: u32 = 250;
 
-pub(super) async fn run<P: Proposer>(
-    options: Options,
-    proposer: P,
-    publish: watch::Sender<State>,
-    metrics: Arc<Metrics>,
-    mut stop: oneshot::Receiver<()>,
-) {
-    let error = serve(&options, &proposer, &publish, &metrics, &mut stop).await.err();
+/// The last thing that is published.
+pub(super) fn finish(publish: &watch::Sender<State>, error: Option<Error>) {
     publish.send_modify(|state| {
         state.attached = false;
         state.stopped = true;
@@ -42,16 +36,16 @@ pub(super) async fn run<P: Proposer>(
 }
 
 /// Serves until it is stopped or something is wrong.
-async fn serve<P: Proposer>(
+pub(super) async fn serve<P: Proposer>(
     options: &Options,
     proposer: &P,
     publish: &watch::Sender<State>,
     metrics: &Metrics,
-    stop: &mut oneshot::Receiver<()>,
+    mut stop: oneshot::Receiver<()>,
 ) -> Result<(), Error> {
     let (stream, confirmed) = tokio::select! {
         biased;
-        _ = &mut *stop => return Ok(()),
+        _ = &mut stop => return Ok(()),
         opened = open(options, settings::GATE_APPLICATION_NAME) => opened?,
     };
     let attach = attach::wait(options.target.clone(), stream.process_id(), options.limits.attach_timeout);
@@ -63,7 +57,7 @@ async fn serve<P: Proposer>(
     loop {
         tokio::select! {
             biased;
-            _ = &mut *stop => {
+            _ = &mut stop => {
                 gate.stream.close();
                 return Ok(());
             }

@@ -79,8 +79,7 @@ impl Postgres {
     /// Ends the server as a crash does: nothing is written, nobody is waited for.
     pub(super) fn crash(&mut self) {
         if let Some(mut server) = self.server.take() {
-            let pid = server.id().to_string();
-            let _ = Command::new("kill").args(["-QUIT", &pid]).status();
+            let _ = self.program("pg_ctl").args(["stop", "-s", "-m", "immediate", "-D"]).arg(self.data()).status();
             let _ = server.wait();
         }
     }

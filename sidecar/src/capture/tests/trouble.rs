@@ -136,8 +136,9 @@ async fn memory_is_bounded_while_the_log_stands_still() {
     let client = postgres.client().await;
     let load = "INSERT INTO t SELECT n, repeat('x', 100) FROM generate_series(1, 50000) n";
     let write = tokio::spawn(async move { client.batch_execute(load).await });
-    until("the bound is reached", async || log.held() > 0).await;
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    let observer = postgres.local().await;
+    let blocked = "SELECT FROM pg_stat_activity WHERE wait_event = 'WalSenderWriteData'";
+    until("Postgres can send no more", async || !observer.query(blocked, &[]).await.unwrap().is_empty()).await;
     let received = gate.metrics().snapshot().received_bytes;
     assert!(received < 1_000_000, "{received} bytes were taken in");
     log.mode(Mode::Accept);

@@ -36,6 +36,7 @@ fn encode(assembler: &mut Assembler) -> Option<Bytes> {
     let (bytes, commits) = (batch.bytes, batch.commits);
     assert_eq!(commits, batch.items.iter().filter(|item| matches!(item, Item::Commit { .. })).count());
     let writer = Writer { node: NodeId(1), instance: InstanceId(1), epoch: Epoch(1) };
+    assert!(!batch.items.is_empty(), "an entry without content");
     let alone = batch.items.len() == 1;
     let entry = Entry::Batch { writer, time_ms: 0, items: batch.items }.encode();
     assert!(entry.len() <= bytes, "an entry of {} bytes was announced with {bytes}", entry.len());
@@ -204,6 +205,20 @@ fn streamed_transactions_interleave_roll_back_in_part_and_end() {
     let expected = [(5, vec!["a".to_owned(), "c".to_owned()]), (7, vec!["d".to_owned()])];
     assert_eq!(rows(&drain(&mut assembler)), expected);
     assert_eq!(assembler.confirmed(), Lsn(20));
+}
+
+#[test]
+fn a_table_that_a_stream_changed_and_did_not_commit_is_as_it_was_for_others() {
+    let (mut assembler, plain, one) = (assembler(0), Wire::plain(), Wire::streamed(5));
+    feed(&mut assembler, [described()]);
+    feed(&mut assembler, whole(6, 10, &["a"]));
+    feed(&mut assembler, [one.stream_start(true), one.relation(1, "public", "t", 2), one.insert(1, "b"), plain.stream_stop()]);
+    feed(&mut assembler, whole(7, 20, &["c"]));
+    feed(&mut assembler, [plain.stream_commit(5, 25, 30), plain.relation(1, "public", "t", 3)]);
+    feed(&mut assembler, whole(8, 40, &["d"]));
+    let commits = drain(&mut assembler);
+    let versions: Vec<_> = commits.iter().map(|commit| (commit.xid, commit.changes[0].columns[0])).collect();
+    assert_eq!(versions, [(6, 1), (7, 1), (5, 2), (8, 3)]);
 }
 
 #[test]
