@@ -41,6 +41,15 @@ pub struct Ddl {
     /// What the defaults of new columns came to for the rows that existed.
     #[serde(default)]
     pub missing: Vec<Missing>,
+    /// The table that CREATE TABLE AS made: its rows come before this message, because the trigger fires behind them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub creates: Option<TableName>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TableName {
+    pub schema: String,
+    pub table: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -97,12 +97,14 @@ BEGIN
     PERFORM howdah.log_ddl(TG_TAG, pg_catalog.current_setting('search_path'), current_user::pg_catalog.text);
 END $$;
 
-CREATE OR REPLACE FUNCTION howdah.emit_ddl(tag text, sql text, nth integer, path text, role_name text, missing jsonb) RETURNS void
+CREATE OR REPLACE FUNCTION howdah.emit_ddl(tag text, sql text, nth integer, path text, role_name text, missing jsonb, creates jsonb)
+RETURNS void
 LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog AS $$
-    SELECT pg_logical_emit_message(true, 'howdah', jsonb_build_object('kind', 'ddl', 'tag', tag, 'sql', sql, 'nth', nth,
-        'search_path', path, 'role', role_name, 'missing', coalesce(missing, '[]'))::text)
+    SELECT pg_logical_emit_message(true, 'howdah', (jsonb_build_object('kind', 'ddl', 'tag', tag, 'sql', sql, 'nth', nth,
+        'search_path', path, 'role', role_name, 'missing', coalesce(missing, '[]'))
+        || CASE WHEN creates IS NULL THEN '{}' ELSE jsonb_build_object('creates', creates) END)::text)
 $$;
-REVOKE ALL ON FUNCTION howdah.emit_ddl(text, text, integer, text, text, jsonb) FROM PUBLIC;
+REVOKE ALL ON FUNCTION howdah.emit_ddl(text, text, integer, text, text, jsonb, jsonb) FROM PUBLIC;
 
 -- Relations and everything that inherits from them or is a partition of them.
 CREATE OR REPLACE FUNCTION howdah.with_children(roots oid[]) RETURNS SETOF oid
@@ -127,6 +129,7 @@ DECLARE
     commands integer;
     elsewhere integer;
     temporary integer;
+    creates jsonb;
 BEGIN
     GET DIAGNOSTICS stack = PG_CONTEXT;
     IF stack !~ caller THEN
@@ -169,8 +172,8 @@ BEGIN
         SELECT format('CREATE %sTABLE %s (%s)', CASE c.relpersistence WHEN 'u' THEN 'UNLOGGED ' ELSE '' END, c.oid::regclass,
                 string_agg(format('%I %s', a.attname, format_type(a.atttypid, a.atttypmod)
                     || CASE WHEN a.attcollation <> t.typcollation THEN ' COLLATE ' || a.attcollation::regcollation ELSE '' END),
-                    ', ' ORDER BY a.attnum)), 0
-            INTO query, nth
+                    ', ' ORDER BY a.attnum)), 0, jsonb_build_object('schema', (SELECT nspname FROM pg_namespace n WHERE n.oid = c.relnamespace), 'table', c.relname)
+            INTO query, nth, creates
             FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
                 JOIN pg_type t ON t.oid = a.atttypid
             WHERE c.oid = relations[1] GROUP BY c.oid, c.relpersistence;
@@ -188,7 +191,7 @@ BEGIN
             'value', (a.attmissingval::text::text[])[1]))
         FROM howdah.with_children(relations) r JOIN pg_class c ON c.oid = r JOIN pg_namespace n ON n.oid = c.relnamespace
             JOIN pg_attribute a ON a.attrelid = c.oid AND a.atthasmissing AND NOT a.attisdropped
-        WHERE tag = 'ALTER TABLE'));
+        WHERE tag = 'ALTER TABLE'), creates);
     IF tag IN ('CREATE TABLE', 'ALTER TABLE', 'CREATE SCHEMA') THEN
         PERFORM howdah.follow_up(relations, query ~* 'primary\s+key|using\s+index');
     END IF;
@@ -219,7 +222,7 @@ BEGIN
         END IF;
         IF sql IS NOT NULL THEN
             EXECUTE sql;
-            PERFORM howdah.emit_ddl('ALTER TABLE', sql, 0, 'pg_catalog', current_user, NULL);
+            PERFORM howdah.emit_ddl('ALTER TABLE', sql, 0, 'pg_catalog', current_user, NULL, NULL);
         END IF;
 
         CONTINUE WHEN NOT relation.oid::text = ANY (rewritten);
@@ -237,7 +240,8 @@ BEGIN
                 HINT = 'Give the table a primary key first; or add the column without a default, UPDATE it, then SET DEFAULT.';
         END IF;
         SELECT format('UPDATE ONLY %s SET %I = %I', relation.name, attname, attname) INTO sql
-            FROM pg_attribute WHERE attrelid = relation.oid AND attnum = relation.key[0]; -- an int2vector counts from 0
+            FROM pg_attribute WHERE attrelid = relation.oid AND attnum > 0 AND NOT attisdropped AND attgenerated = '' AND attidentity <> 'a'
+            ORDER BY attnum = ANY (relation.key), attnum LIMIT 1;
         EXECUTE sql;
     END LOOP;
     PERFORM set_config('howdah.rewritten', '', true);

@@ -4,6 +4,7 @@
 //! was executed can be made again in the other mode.
 
 use super::{Change, Coalescer, Error, Step, Table, TableId};
+use crate::core::ddl::{self, TableName};
 use crate::core::decisions::Decisions;
 use crate::core::entry::{Entry, Item, Messages};
 use crate::core::pgoutput::{self, Message};
@@ -106,7 +107,9 @@ pub fn replay_chunk(xid: u32, void: &[u32], payload: &Bytes, relations: &mut Rel
     relations.begin_entry();
     for item in items {
         match item {
-            Item::Chunk { xid: of, messages } if of == xid => push_messages(&messages, void, relations, coalescer).map(|_| ())?,
+            Item::Chunk { xid: of, messages } if of == xid => {
+                push_messages(&messages, void, relations, coalescer, &mut Vec::new()).map(|_| ())?
+            }
             Item::Chunk { messages, .. } | Item::Commit { messages, .. } => relations.harvest(&messages)?,
             Item::Abort { .. } | Item::SubAbort { .. } => {}
         }
@@ -196,15 +199,17 @@ impl<'a> Planner<'a> {
 
     fn commit(&mut self, xid: u32, chunked: bool, messages: &Messages) -> Result<(), Error> {
         self.out.transactions += 1;
+        let mut early = tables_made_behind_their_rows(messages)?;
         let open = self.out.state.open.remove(&xid).filter(|_| chunked).unwrap_or_default();
         if chunked {
             if open.entries.is_empty() {
                 return Err(Error::ChunksUnknown(xid));
             }
+            early.drain(..).for_each(|table| self.coalescer.barrier(Step::Logical { content: table.content }));
             self.cut();
             self.out.parts.push(Part::Chunks { xid, transaction: open.clone() });
         }
-        let logical = push_messages(messages, &open.void, self.relations, &mut self.coalescer)?;
+        let logical = push_messages(messages, &open.void, self.relations, &mut self.coalescer, &mut early)?;
         if chunked || logical {
             self.closed = Some(self.items);
         }
@@ -236,13 +241,53 @@ impl<'a> Planner<'a> {
     }
 }
 
+/// A table of CREATE TABLE AS, to be made before its first row.
+struct EarlyTable {
+    name: TableName,
+    content: Bytes,
+}
+
+fn tables_made_behind_their_rows(messages: &Messages) -> Result<Vec<EarlyTable>, Error> {
+    let mut early = Vec::new();
+    for raw in messages.iter() {
+        let raw = raw?;
+        if raw.first() != Some(&b'M') {
+            continue;
+        }
+        if let Message::Logical { prefix, content, .. } = pgoutput::parse(raw, messages.streamed)?.message
+            && let Some(name) = created_behind_rows(&prefix, &content)
+        {
+            early.push(EarlyTable { name, content });
+        }
+    }
+    Ok(early)
+}
+
+/// What cannot be read is reported where it is executed.
+fn created_behind_rows(prefix: &str, content: &[u8]) -> Option<TableName> {
+    match ddl::Command::parse(content) {
+        Ok(ddl::Command::Ddl(ddl)) if prefix == settings::SCHEMA => ddl.creates,
+        _ => None,
+    }
+}
+
 /// True where a logical message was among them.
-fn push_messages(messages: &Messages, void: &[u32], relations: &mut Relations, coalescer: &mut Coalescer) -> Result<bool, Error> {
+fn push_messages(
+    messages: &Messages,
+    void: &[u32],
+    relations: &mut Relations,
+    coalescer: &mut Coalescer,
+    early: &mut Vec<EarlyTable>,
+) -> Result<bool, Error> {
     let mut logical = false;
     for raw in messages.iter() {
         let raw = raw?;
         if raw.first() == Some(&b'R') {
-            relations.define(&raw, messages.streamed)?;
+            let table = relations.define(&raw, messages.streamed)?;
+            let made = early.iter().position(|early| early.name.schema == table.relation.schema && early.name.table == table.relation.name);
+            if let Some(made) = made {
+                coalescer.barrier(Step::Logical { content: early.swap_remove(made).content });
+            }
             continue;
         }
         let tagged = pgoutput::parse(raw, messages.streamed)?;
@@ -258,8 +303,16 @@ fn push_messages(messages: &Messages, void: &[u32], relations: &mut Relations, c
                 coalescer.barrier(Step::Truncate { tables, restart_identity });
             }
             Message::Logical { prefix, content, .. } if prefix == settings::SCHEMA => {
-                coalescer.barrier(Step::Logical { content });
                 logical = true;
+                // One that was made early is not made again.
+                let name = created_behind_rows(&prefix, &content);
+                let waiting = early.iter().position(|early| Some(&early.name) == name.as_ref());
+                if let Some(waiting) = waiting {
+                    early.swap_remove(waiting);
+                }
+                if name.is_none() || waiting.is_some() {
+                    coalescer.barrier(Step::Logical { content });
+                }
             }
             // Applications may use logical messages for themselves.
             Message::Logical { .. } | Message::Type | Message::Relation(_) => {}
@@ -302,15 +355,15 @@ impl Relations {
         Ok(())
     }
 
-    fn define(&mut self, raw: &Bytes, streamed: bool) -> Result<(), Error> {
+    fn define(&mut self, raw: &Bytes, streamed: bool) -> Result<Arc<Table>, Error> {
         // Inside a stream the transaction's id follows the kind; it is no part of the description.
         let description = raw.slice(if streamed { 5.min(raw.len()) } else { 1 }..);
         let table = match self.known.get(&description) {
             Some(table) => Arc::clone(table),
             None => self.learn(raw, streamed, &description)?,
         };
-        self.described.insert(table.relation.id, table);
-        Ok(())
+        self.described.insert(table.relation.id, Arc::clone(&table));
+        Ok(table)
     }
 
     fn learn(&mut self, raw: &Bytes, streamed: bool, description: &Bytes) -> Result<Arc<Table>, Error> {
