@@ -280,3 +280,9 @@ impl Drop for Handle {
         self.watch.abort();
     }
 }
+
+/// Makes this node's roles equal to the state that `howdah.roles_state()` gave on another, in JSON.
+pub async fn apply_roles(client: &tokio_postgres::Client, json: &str) -> Result<(), Error> {
+    let state = serde_json::from_str(json).map_err(|error| Error::Progress(format!("roles of the leader: {error}")))?;
+    ddl::make_roles(client, &state).await
+}

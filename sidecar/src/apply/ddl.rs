@@ -91,7 +91,7 @@ SELECT pg_catalog.json_build_object(
     session_user::pg_catalog.text,
     ARRAY(SELECT datname::pg_catalog.text FROM pg_catalog.pg_database)";
 
-async fn make_roles(client: &Client, wanted: &RolesState) -> Result<(), Error> {
+pub(super) async fn make_roles(client: &Client, wanted: &RolesState) -> Result<(), Error> {
     let failed = |source| Error::postgres("reading the roles of this node", source);
     let row = client.query_one(ROLES, &[]).await.map_err(failed)?;
     let (json, own, databases): (String, String, Vec<String>) = (row.get(0), row.get(1), row.get(2));

@@ -17,12 +17,12 @@ use std::sync::Arc;
 const CHUNK_BYTES_MAX: usize = 8 << 20;
 
 /// Sends the whole transaction. Its outcome is that of the session's pipeline once drained.
-pub(super) async fn send<L: Log>(session: &mut Session, log: &L, plan: &Plan, mode: Mode) -> Result<(), Error> {
+pub(super) async fn send<L: Log>(session: &mut Session, log: &L, plan: &Plan, mode: Mode, relations: &mut Relations) -> Result<(), Error> {
     session.command("BEGIN").await?;
     for part in &plan.parts {
         match part {
             Part::Steps(list) => steps(session, list).await?,
-            Part::Chunks { xid, transaction } => chunks(session, log, *xid, transaction, mode).await?,
+            Part::Chunks { xid, transaction } => chunks(session, log, *xid, transaction, mode, relations).await?,
         }
     }
     position(session, plan.last, progress::encode(&plan.state)).await?;
@@ -35,15 +35,22 @@ pub(super) async fn position(session: &mut Session, index: LogIndex, state: Stri
     session.progress(index, state).await
 }
 
-/// The chunks are read again from the log, so that a transaction of any size takes bounded memory.
-async fn chunks<L: Log>(session: &mut Session, log: &L, xid: u32, transaction: &OpenTransaction, mode: Mode) -> Result<(), Error> {
-    let mut relations = Relations::default();
+/// The chunks are read again from the log, so that a transaction of any size takes bounded memory. `relations` are the planner's: tables are
+/// known to the session's statements by the number that they got there.
+async fn chunks<L: Log>(
+    session: &mut Session,
+    log: &L,
+    xid: u32,
+    transaction: &OpenTransaction,
+    mode: Mode,
+    relations: &mut Relations,
+) -> Result<(), Error> {
     let (mut coalescer, mut held) = (Coalescer::new(mode), 0);
     for index in &transaction.entries {
         let Some((_, Some(payload))) = log.read(*index, 1).await?.into_iter().find(|(at, _)| at == index) else {
             return Err(LogError::Failed(format!("entry {index} holds no rows, but a chunk of transaction {xid} was there")).into());
         };
-        replay_chunk(xid, &transaction.void, &payload, &mut relations, &mut coalescer)?;
+        replay_chunk(xid, &transaction.void, &payload, relations, &mut coalescer)?;
         held += payload.len();
         if held >= CHUNK_BYTES_MAX {
             steps(session, &std::mem::replace(&mut coalescer, Coalescer::new(mode)).finish()).await?;

@@ -162,7 +162,7 @@ impl<L: Log> Runner<'_, L> {
         }
         let flight = self.flight.insert(Flight { plan, mode });
         let pid = self.session.pid;
-        let sent = execute::send(&mut self.session, self.log, &flight.plan, mode);
+        let sent = execute::send(&mut self.session, self.log, &flight.plan, mode, &mut self.relations);
         guarded(self.options, pid, Box::pin(sent)).await
     }
 

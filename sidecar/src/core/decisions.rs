@@ -9,7 +9,7 @@
 use crate::core::entry::{Entry, Item, Writer};
 use howdah_protocol::{InstanceId, Lsn};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Decisions {
@@ -19,6 +19,9 @@ pub struct Decisions {
     pub watermarks: BTreeMap<InstanceId, Lsn>,
     /// High-water marks of sequences, by qualified name.
     pub sequences: BTreeMap<String, i64>,
+    /// Transactions of the present writer of which the log holds chunks, but no end yet.
+    #[serde(default)]
+    pub unfinished: BTreeSet<u32>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,7 +47,10 @@ impl Decisions {
     /// holds, are taken out.
     pub fn admit(&mut self, entry: &mut Entry) {
         match entry {
-            Entry::Open { writer, .. } => self.serving = Some((*writer).into()),
+            Entry::Open { writer, .. } => {
+                self.serving = Some((*writer).into());
+                self.unfinished.clear();
+            }
             Entry::Sequences { marks } => {
                 for (name, value) in marks {
                     let mark = self.sequences.entry(name.clone()).or_insert(*value);
@@ -57,13 +63,25 @@ impl Decisions {
                     return;
                 }
                 let watermark = self.watermarks.entry(writer.instance).or_default();
+                let unfinished = &mut self.unfinished;
                 items.retain(|item| match item {
-                    Item::Commit { end_lsn, .. } if end_lsn <= watermark => false,
-                    Item::Commit { end_lsn, .. } => {
-                        *watermark = *end_lsn;
+                    Item::Commit { xid, end_lsn, chunked, .. } => {
+                        if *chunked {
+                            unfinished.remove(xid);
+                        }
+                        let new = end_lsn > watermark;
+                        *watermark = (*end_lsn).max(*watermark);
+                        new
+                    }
+                    Item::Chunk { xid, .. } => {
+                        unfinished.insert(*xid);
                         true
                     }
-                    _ => true,
+                    Item::Abort { xid } => {
+                        unfinished.remove(xid);
+                        true
+                    }
+                    Item::SubAbort { .. } => true,
                 });
             }
         }
@@ -115,6 +133,20 @@ mod tests {
         admitted(&mut decisions, Entry::Open { writer: writer(1, 1), time_ms: 0 });
         assert_eq!(admitted(&mut decisions, batch(writer(1, 1), &[10, 20])), 2);
         assert_eq!(admitted(&mut decisions, batch(writer(1, 1), &[10, 20, 30])), 1);
+    }
+
+    #[test]
+    fn unfinished_transactions_are_known_until_they_end_or_their_writer_does() {
+        let mut decisions = Decisions::default();
+        let chunk =
+            |xid| Entry::Batch { writer: writer(1, 1), time_ms: 0, items: vec![Item::Chunk { xid, messages: Messages::default() }] };
+        admitted(&mut decisions, Entry::Open { writer: writer(1, 1), time_ms: 0 });
+        admitted(&mut decisions, chunk(7));
+        admitted(&mut decisions, chunk(8));
+        admitted(&mut decisions, Entry::Batch { writer: writer(1, 1), time_ms: 0, items: vec![Item::Abort { xid: 7 }] });
+        assert_eq!(decisions.unfinished, [8].into());
+        admitted(&mut decisions, Entry::Open { writer: writer(2, 2), time_ms: 0 });
+        assert!(decisions.unfinished.is_empty());
     }
 
     #[test]

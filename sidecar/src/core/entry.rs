@@ -23,8 +23,12 @@ use howdah_protocol::{Epoch, InstanceId, Lsn, NodeId};
 const MAGIC: [u8; 2] = *b"HW";
 const VERSION: u8 = 1;
 const HEADER_LEN: usize = 8;
-/// No entry is larger; a transaction that is, is cut into chunks.
+/// Entries are filled up to this; a transaction that is larger is cut into chunks.
 pub const ENTRY_BYTES_MAX: usize = 4 << 20;
+/// The largest single change that is taken, in its text form. One that exceeds [`ENTRY_BYTES_MAX`] goes alone into a larger entry.
+pub const CHANGE_BYTES_MAX: usize = 64 << 20;
+/// No entry is larger than this: the largest change, its table's description, and the frame around them.
+pub const ENTRY_BYTES_HARD_MAX: usize = CHANGE_BYTES_MAX + (1 << 20);
 
 /// Who wrote an entry: the node, the life of its Postgres, and the opening during which it did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

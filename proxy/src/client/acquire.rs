@@ -1,0 +1,240 @@
+//! From "this unit needs a read" or "this unit needs the leader" to a server connection, waiting where that helps, never for ever.
+
+use super::connection::Connection;
+use crate::backend::connection::{self as server, Target};
+use crate::backend::pool::{Lease, Taken};
+use crate::backend::{self};
+use crate::clock::{self, Millis};
+use crate::core::replica::{self, Choice};
+use crate::core::session::Need;
+use crate::core::view::{Node, Serving};
+use crate::wire::build::Report;
+use howdah_protocol::{Consistency, sqlstate};
+use std::time::Duration;
+
+/// A node that could not be reached is tried again after this, or when the view changes.
+const RETRY_PAUSE: Duration = Duration::from_millis(20);
+
+/// What there is to do before the next attempt.
+enum Next {
+    Use {
+        serving: Serving,
+        address: String,
+        why: &'static str,
+    },
+    /// No leader, or nothing that satisfies the session: look again when the view changes.
+    Wait,
+}
+
+/// The bounds of one unit's wait.
+struct Patience {
+    since: Millis,
+    /// The read went without a follower long enough.
+    leader_only: bool,
+    /// Nodes that could not be reached, counted.
+    failures: u32,
+    last_error: Option<backend::Error>,
+}
+
+impl Connection {
+    /// A server connection for a unit, brought to the session's settings.
+    pub(super) async fn acquire(&mut self, need: Need) -> Result<Box<Lease>, Report> {
+        let mut patience = Patience { since: clock::now(), leader_only: false, failures: 0, last_error: None };
+        loop {
+            let next = match need {
+                Need::Leader(why) => self.leader(why),
+                Need::Read(mode) => self.read_target(mode, &mut patience).await,
+            };
+            match next {
+                Next::Use { serving, address, why } => match self.lease(serving, &address).await {
+                    Ok(mut lease) => {
+                        match lease.connection.apply_settings(self.session.vars.settings()).await {
+                            Ok(()) => {
+                                self.attached(serving, why);
+                                return Ok(lease);
+                            }
+                            // The server refused a setting that another took: nothing to wait for.
+                            Err(backend::Error::Server { code, message }) if !code.starts_with("57P") => {
+                                return Err(Report::new(code, message));
+                            }
+                            Err(error) => patience.failed(error),
+                        }
+                    }
+                    Err(error) if error.is_transient() => patience.failed(error),
+                    Err(error) => return Err(permanent(error)),
+                },
+                Next::Wait => self.worker.metrics.leader_waits_total.add(u64::from(patience.failures == 0 && patience.is_new())),
+            }
+            self.pause(&patience).await?;
+        }
+    }
+
+    /// A server connection of any node, to learn what servers say.
+    pub(super) async fn acquire_any(&mut self) -> Result<Box<Lease>, Report> {
+        let now = clock::now();
+        let has_leader = self.routes.view().leader(now).is_some();
+        self.acquire(if has_leader { Need::Leader("leader: login") } else { Need::Read(Consistency::Eventual) }).await
+    }
+
+    fn attached(&mut self, serving: Serving, why: &'static str) {
+        self.session.served_by = Some(serving);
+        self.session.route = why;
+        self.session.positions.saw = Some(serving);
+        let metrics = &self.worker.metrics;
+        if serving.leads { metrics.units_leader_total.add(1) } else { metrics.units_follower_total.add(1) }
+    }
+
+    fn leader(&mut self, why: &'static str) -> Next {
+        let view = self.routes.view();
+        view.leader(clock::now()).map_or(Next::Wait, |node| using(node, why))
+    }
+
+    /// Where a read of this mode goes now.
+    async fn read_target(&mut self, mode: Consistency, patience: &mut Patience) -> Next {
+        // Every other attempt, so that an unreachable follower does not hold up a read that the leader can serve.
+        if patience.leader_only || patience.failures % 2 == 1 {
+            return self.leader("leader: no follower in time");
+        }
+        loop {
+            let view = self.routes.view();
+            let now = clock::now();
+            self.spin = self.spin.wrapping_add(1);
+            let (pools, role) = (&self.worker.pools, &self.role);
+            let busy = |node| pools.get(role, node).busy();
+            match replica::choose(&view, mode, &self.session.positions, now, self.spin, busy) {
+                Choice::Leader(why) => return self.leader(why),
+                Choice::Follower(id, why) => return view.node(id).map_or(Next::Wait, |node| using(node, why)),
+                Choice::AskCommitted => {
+                    if !self.ask_committed().await {
+                        return Next::Wait;
+                    }
+                }
+                Choice::AskSeen(saw) => {
+                    if !self.ask_committed().await && !self.ask_seen(saw).await {
+                        return Next::Wait;
+                    }
+                }
+                Choice::Wait => {
+                    let left = self.worker.config.wait().saturating_sub(now.since(patience.since));
+                    if left.is_zero() {
+                        patience.leader_only = true;
+                        return self.leader("leader: no follower in time");
+                    }
+                    self.worker.metrics.follower_waits_total.add(1);
+                    self.routes.changed(left).await;
+                }
+            }
+        }
+    }
+
+    /// Raises the session's token to the leader's committed index.
+    async fn ask_committed(&mut self) -> bool {
+        let Some(committed) = self.worker.positions.committed().await else { return false };
+        self.session.positions.covered(committed.group, committed.index);
+        true
+    }
+
+    /// Without a leader: what the node that the session read from can have shown. A node that was opened anew does not know.
+    async fn ask_seen(&mut self, saw: Serving) -> bool {
+        let view = self.routes.view();
+        if saw.leads || !view.is_current(saw) {
+            return false;
+        }
+        let Some(index) = self.worker.positions.shown_by(&mut self.routes, saw.node).await else { return false };
+        self.session.positions.saw_at_most(view.group(), index);
+        true
+    }
+
+    /// Makes the session's token cover what it wrote.
+    pub(super) async fn resolve_token(&mut self) -> Result<(), Report> {
+        let patience = Patience { since: clock::now(), leader_only: false, failures: 0, last_error: None };
+        while self.session.positions.wrote {
+            if !self.ask_committed().await {
+                self.pause(&patience).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits for a change of the view, or a little; an error once the unit has waited long enough.
+    async fn pause(&mut self, patience: &Patience) -> Result<(), Report> {
+        let left = self.worker.config.queue().saturating_sub(clock::now().since(patience.since));
+        if left.is_zero() {
+            self.worker.metrics.leader_wait_timeouts_total.add(1);
+            return Err(self.give_up(patience));
+        }
+        self.routes.changed(left.min(RETRY_PAUSE)).await;
+        Ok(())
+    }
+
+    fn give_up(&mut self, patience: &Patience) -> Report {
+        let waited = self.worker.config.queue_ms;
+        let has_leader = self.routes.view().leader(clock::now()).is_some();
+        let report = if has_leader {
+            Report::new(sqlstate::CANNOT_CONNECT_NOW, format!("no server connection after waiting {waited} ms"))
+        } else {
+            Report::new(sqlstate::CANNOT_CONNECT_NOW, format!("the group has no leader: waited {waited} ms"))
+        };
+        let report = match &patience.last_error {
+            Some(error) => report.detail(format!("Last attempt: {error}.")),
+            None => report,
+        };
+        report.hint("Nothing was run. Try again later.")
+    }
+
+    /// A pooled or new connection to this node.
+    async fn lease(&mut self, serving: Serving, address: &str) -> Result<Box<Lease>, backend::Error> {
+        let config = &self.worker.config;
+        let pool = self.worker.pools.get(&self.role, serving.node);
+        let permit = match pool.take(&self.parameters, serving, config.queue()).await? {
+            Taken::Lease(lease) => return Ok(lease),
+            Taken::Permit(permit) => permit,
+        };
+        let target =
+            Target { address, role: &self.role, secret: &self.secret, database: &config.database, parameters: &self.parameters, serving };
+        match server::open(target, config.connect()).await {
+            Ok(connection) => {
+                self.worker.metrics.server_connections_total.add(1);
+                Ok(permit.lease(connection))
+            }
+            Err(error) => {
+                tracing::debug!(%error, address, "cannot open a server connection");
+                self.worker.metrics.server_connect_errors_total.add(1);
+                let mismatch = matches!(error, backend::Error::Epoch { .. });
+                self.worker.metrics.server_epoch_mismatches_total.add(u64::from(mismatch));
+                Err(error)
+            }
+        }
+    }
+}
+
+impl Patience {
+    fn failed(&mut self, error: backend::Error) {
+        self.failures += 1;
+        self.last_error = Some(error);
+    }
+
+    fn is_new(&self) -> bool {
+        clock::now().since(self.since) < RETRY_PAUSE / 2
+    }
+}
+
+fn using(node: &Node, why: &'static str) -> Next {
+    match node.serving() {
+        Some(serving) => Next::Use { serving, address: node.status.sql_address.clone(), why },
+        None => Next::Wait,
+    }
+}
+
+fn permanent(error: backend::Error) -> Report {
+    match error {
+        backend::Error::Server { code, message } => Report::new(code, message),
+        error @ (backend::Error::PoolFull(_) | backend::Error::QueueFull) => {
+            Report::new(sqlstate::TOO_MANY_CONNECTIONS, error.to_string()).hint("Raise pool_size in the proxy's configuration.")
+        }
+        backend::Error::Auth(_) => Report::new(sqlstate::INVALID_PASSWORD, "the server refused this session's password")
+            .detail("It was changed since this session logged in, or differs between the nodes.")
+            .hint("Connect again."),
+        other => Report::new(sqlstate::CONNECTION_FAILURE, other.to_string()),
+    }
+}

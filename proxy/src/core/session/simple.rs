@@ -1,0 +1,150 @@
+//! The simple protocol: one text, many statements.
+
+use super::translate::Target;
+use super::{Expect, Script, Session, Violation};
+use crate::core::commands::{self, Change, Command, Form};
+use crate::core::vars::SYNCHRONOUS_COMMIT;
+use crate::sql::{Classified, Kind, Scope};
+use crate::wire::build::{self, Report};
+use crate::wire::read;
+use howdah_protocol::{Replication, sqlstate};
+use std::sync::Arc;
+
+/// Puts the state of roles into the log, in the transaction that changed it: no event trigger sees them.
+pub(super) const CAPTURE_ROLES: &str = "SELECT howdah.capture_roles()";
+
+impl Session {
+    pub(super) fn query(&mut self, body: &[u8], target: &mut Target<'_>) -> Result<(), Violation> {
+        let text = read::whole_cstr(body).ok_or(Violation::Format('Q'))?;
+        let class = target.tools.classify(text);
+        self.unit.ended = true;
+        if self.lost.is_some() {
+            self.answer_lost_query(&class);
+            return Ok(());
+        }
+        if let Some(report) = refusal(&class) {
+            self.fail(&report, target);
+            return Ok(());
+        }
+        if self.deallocate_query(&class) {
+            return Ok(());
+        }
+        self.note(&class);
+        let own = self.leading_commands(&class, target);
+        if own > 0 && own == class.statements.len() {
+            self.finish_local();
+            return Ok(());
+        }
+        if target.server.is_none() {
+            self.refuse_without_server(target);
+            return Ok(());
+        }
+        self.send_query(text, class, own, target);
+        Ok(())
+    }
+
+    /// Answers the statements at the front that are the proxy's own; returns how many.
+    fn leading_commands(&mut self, class: &Classified, target: &mut Target<'_>) -> usize {
+        let in_block = self.unit.block;
+        let mut own = 0;
+        for statement in &class.statements {
+            let Some(command) = commands::command(&statement.kind) else { break };
+            // In a transaction the server must have it now.
+            if in_block && target.server.is_some() && server_text(&command).is_some() {
+                break;
+            }
+            self.run(command, true);
+            own += 1;
+        }
+        own
+    }
+
+    fn send_query(&mut self, text: &[u8], class: Arc<Classified>, from: usize, target: &mut Target<'_>) {
+        let captures = class.statements.iter().any(|one| matches!(one.kind, Kind::GlobalDdl));
+        let first = class.statements.get(from).and_then(|one| commands::command(&one.kind));
+        if let Some(server) = target.server.as_deref_mut() {
+            // A simple query takes the unnamed statement away.
+            server.unnamed = None;
+        }
+        if let Some(rewritten) = first.as_ref().and_then(server_text) {
+            build::query(target.out, &rewritten);
+        } else if captures {
+            build::query(target.out, &with_captures(text, &class, from));
+        } else {
+            let start = if from == 0 { 0 } else { class.statements[from].range.start };
+            build::message(target.out, b'Q', |out| {
+                out.extend_from_slice(&text[start..]);
+                out.push(0);
+            });
+        }
+        self.queue.push_back(Expect::Query(Script { class, at: from, hidden: false, captures }));
+    }
+
+    /// Ends a unit that no server takes part in.
+    pub(super) fn finish_local(&mut self) {
+        let status = self.status;
+        self.reply_bytes(|out| build::ready(out, status));
+        self.end_unit(status);
+    }
+}
+
+/// Why the text is not run at all.
+fn refusal(class: &Classified) -> Option<Report> {
+    if let Some(Err(bad)) = &class.hint {
+        return Some(commands::bad_value(bad));
+    }
+    let mut foreign = false;
+    for statement in &class.statements {
+        match commands::command(&statement.kind) {
+            Some(Command::Refuse(report)) => return Some(report),
+            Some(_) if foreign => {
+                return Some(
+                    Report::new(sqlstate::FEATURE_NOT_SUPPORTED, "howdah settings must come before other statements in one query")
+                        .hint("Send the statement on its own."),
+                );
+            }
+            Some(Command::Change { change: Change::Replication(_), .. }) if class.statements.len() > 1 => {
+                return Some(
+                    Report::new(sqlstate::FEATURE_NOT_SUPPORTED, "howdah.replication cannot be set among other statements in one query")
+                        .hint("Send the statement on its own."),
+                );
+            }
+            Some(_) => {}
+            None => foreign = true,
+        }
+    }
+    None
+}
+
+/// What a server must run for this command, when it must be in force at once.
+pub(super) fn server_text(command: &Command) -> Option<String> {
+    let Command::Change { change: Change::Replication(replication), scope, form } = command else { return None };
+    let local = match scope {
+        Scope::Local => "LOCAL ",
+        Scope::Session => "",
+    };
+    let value = replication.map(Replication::synchronous_commit);
+    Some(match (form, value) {
+        (Form::Reset, _) => format!("RESET {SYNCHRONOUS_COMMIT}"),
+        (_, None) => format!("SET {local}{SYNCHRONOUS_COMMIT} TO DEFAULT"),
+        (Form::Set, Some(value)) => format!("SET {local}{SYNCHRONOUS_COMMIT} TO {value}"),
+        (Form::Call, Some(value)) => {
+            let is_local = *scope == Scope::Local;
+            format!("SELECT pg_catalog.set_config('{SYNCHRONOUS_COMMIT}', '{value}', {is_local})")
+        }
+    })
+}
+
+/// The text with a capture of roles after each statement that may change them.
+fn with_captures(text: &[u8], class: &Classified, from: usize) -> String {
+    let mut sql = String::new();
+    for statement in &class.statements[from..] {
+        sql.push_str(&String::from_utf8_lossy(&text[statement.range.clone()]));
+        if matches!(statement.kind, Kind::GlobalDdl) {
+            sql.push_str("\n;");
+            sql.push_str(CAPTURE_ROLES);
+        }
+        sql.push_str("\n;");
+    }
+    sql
+}
