@@ -88,3 +88,25 @@ async fn chunks_of_a_transaction_that_rolled_back_are_void() {
     let stored = applied.wait_for(|applied| applied.needs_from == applied.index.next());
     tokio::time::timeout(Duration::from_secs(20), stored).await.unwrap().unwrap();
 }
+
+/// Tables of the same shape: a statement of the wrong one would be taken without complaint.
+#[tokio::test(flavor = "multi_thread")]
+async fn chunks_find_their_tables() {
+    let mut pair = Pair::new().await;
+    pair.both("CREATE TABLE a (n int); CREATE TABLE b (n int); CREATE TABLE c (n int)").await;
+    pair.on_source("INSERT INTO a VALUES (1); INSERT INTO b VALUES (1); INSERT INTO c VALUES (1)").await;
+    pair.same().await;
+    pair.on_source("BEGIN; INSERT INTO c SELECT generate_series(1, 100); INSERT INTO b SELECT generate_series(1, 100); COMMIT").await;
+    let [large]: [Transaction; 1] = pair.captured().await.try_into().unwrap();
+    let mut framer = std::mem::take(&mut pair.framer);
+    for part in large.messages.chunks(50) {
+        framer.begin_entry();
+        let item = chunk(&mut framer, large.xid, part, large.xid);
+        pair.log.append(Some(&entry(vec![item])));
+    }
+    framer.begin_entry();
+    let commit = framer.commit(&large, true, &[]);
+    pair.log.append(Some(&entry(vec![commit])));
+    pair.caught_up().await;
+    pair.compare().await;
+}

@@ -3,6 +3,9 @@
 //! A plan covers whole entries. Planning is deterministic and does not change the state that it starts from, so a plan that failed when it
 //! was executed can be made again in the other mode.
 
+#[cfg(test)]
+mod tests;
+
 use super::{Change, Coalescer, Error, Step, Table, TableId};
 use crate::core::ddl::{self, TableName};
 use crate::core::decisions::Decisions;
