@@ -40,16 +40,12 @@ async fn psql_and_its_backslash_commands() -> Result<()> {
     let cluster = Fixture::start().await?;
     let url = cluster.info().proxy_url();
     cluster.client().await?.batch_execute("CREATE TABLE t (id int PRIMARY KEY, v text); INSERT INTO t VALUES (1, 'one')").await?;
-    let psql = |script: &str| {
-        let mut command = Command::new("psql");
-        command.args(["-X", "-v", "ON_ERROR_STOP=1"]).arg(&url);
-        script.lines().for_each(|line| {
-            command.args(["-c", line]);
-        });
-        command
-    };
+    let script_file = cluster.folder().path().join("script.sql");
     let script = "\\d\n\\dt+\n\\d t\n\\df\n\\du\n\\dn\n\\l\n\\conninfo\n\\dp\n\\di\n\\copy t TO STDOUT\nSELECT * FROM t \\gx\n\\timing\nSELECT 1; SELECT 2";
-    let output = run(psql(script)).await?;
+    std::fs::write(&script_file, script)?;
+    let mut psql = Command::new("psql");
+    psql.args(["-X", "-v", "ON_ERROR_STOP=1", "-f"]).arg(&script_file).arg(&url);
+    let output = run(psql).await?;
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
     for expected in ["t_pkey", "1\tone", "List of schemas", "Timing is on"] {
         ensure!(said.contains(expected), "no `{expected}` in\n{said}");
@@ -156,7 +152,7 @@ async fn bad_input_gets_an_error_that_helps() -> Result<()> {
     let logins = [
         (url.replace(&info.app_password, "wrong"), "28P01"),
         (url.replacen(&info.app_role, "nobody", 1), "28P01"),
-        (url.replace(&format!("/{}", info.database), "/nowhere"), "3D000"),
+        (url.rsplit_once('/').map(|(server, _)| format!("{server}/nowhere")).unwrap_or_default(), "3D000"),
     ];
     for (url, code) in logins {
         let error = connect(&url).await.expect_err("a login that cannot be");

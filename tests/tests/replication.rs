@@ -102,9 +102,12 @@ async fn what_cannot_be_replicated_is_refused() -> Result<()> {
     assert_eq!((code.as_str(), text.contains("primary key")), ("0A000", true), "{text}");
     assert!(refusal(client.batch_execute("SELECT lo_create(0)").await).is_ok());
     assert!(refusal(client.batch_execute("SELECT pg_logical_emit_message(true, 'howdah', '{}')").await).is_ok());
-    // Session-local things stay where they are.
-    client.batch_execute("CREATE TEMP TABLE scratch (x int); INSERT INTO scratch VALUES (1); DROP TABLE scratch").await?;
-    cluster.assert_identical(&["public.keyless"]).await
+    let (code, text) = refusal(client.batch_execute("ALTER TABLE keyless ENABLE ALWAYS TRIGGER ALL").await)?;
+    assert_eq!(code, "0A000", "{text}");
+    // Session-local things stay where they are, also beside others in one message.
+    client.batch_execute("CREATE TEMP TABLE scratch (x int); CREATE TABLE kept (id int PRIMARY KEY); INSERT INTO scratch VALUES (1); DROP TABLE scratch").await?;
+    client.batch_execute("INSERT INTO kept VALUES (1)").await?;
+    cluster.assert_identical(&["public.keyless", "public.kept"]).await
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -139,15 +139,10 @@ BEGIN
     SELECT array_agg(objid) FILTER (WHERE classid = 'pg_class'::regclass AND objid <> 0), count(*),
            count(*) FILTER (WHERE in_extension), count(*) FILTER (WHERE schema_name = 'pg_temp')
         INTO relations, commands, elsewhere, temporary FROM pg_event_trigger_ddl_commands();
-    -- An extension's script runs again with CREATE EXTENSION. Temporary objects are the session's own.
-    IF elsewhere > 0 OR (commands > 0 AND temporary = commands) THEN
+    -- An extension's script runs again with CREATE EXTENSION.
+    IF elsewhere > 0 THEN
         RETURN;
     END IF;
-    IF current_setting('howdah.dropped', true) = statement_timestamp()::text || ' temporary' THEN
-        PERFORM set_config('howdah.dropped', '', true);
-        RETURN;
-    END IF;
-
     stack := regexp_replace(stack, caller, '');
     IF stack = '' THEN
         -- Sent by the client: which of the message's statements it is, is told by counting.
@@ -161,6 +156,18 @@ BEGIN
         query := substring(stack FROM '^SQL statement "(.*?)"\nPL/pgSQL function ');
     ELSE
         query := NULL;
+    END IF;
+    -- Temporary objects are the session's own.
+    IF commands > 0 AND temporary = commands THEN
+        RETURN;
+    END IF;
+    IF current_setting('howdah.dropped', true) = statement_timestamp()::text || ' temporary' THEN
+        PERFORM set_config('howdah.dropped', '', true);
+        RETURN;
+    END IF;
+    IF query ~* 'enable\s+(always|replica)\s+(trigger|rule)' THEN
+        RAISE feature_not_supported USING MESSAGE = 'triggers and rules that fire on replicas are not replicated',
+            HINT = 'They would fire again on every follower. An ordinary trigger fires once, on the leader, and its effects are replicated.';
     END IF;
     IF query IS NULL THEN
         RAISE feature_not_supported USING MESSAGE = format('%s inside a function that is not PL/pgSQL cannot be replicated', tag),
