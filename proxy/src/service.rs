@@ -111,12 +111,14 @@ async fn drain(registry: &Registry, limit: Duration) {
 /// Cuts what runs on nodes that serve otherwise now.
 async fn watch_topology(mut routes: Routes, registry: Arc<Registry>) {
     let mut seen = routes.view().topology;
+    let mut swept = clock::now();
     loop {
         routes.changed(SWEEP_INTERVAL).await;
-        let view = routes.view();
-        if view.topology != seen {
-            seen = view.topology;
-            registry.cut_superseded(&view);
+        let (view, now) = (routes.view(), clock::now());
+        // By time as well: silence is no change.
+        if view.topology != seen || now.since(swept) >= SWEEP_INTERVAL {
+            (seen, swept) = (view.topology, now);
+            registry.cut_superseded(&view, now);
         }
     }
 }

@@ -15,6 +15,9 @@ use std::time::Duration;
 /// A node that could not be reached is tried again after this, or when the view changes.
 const RETRY_PAUSE: Duration = Duration::from_millis(20);
 
+/// Between looks at a node that a session waits for a connection to, when nothing changes.
+const WATCH: Duration = Duration::from_millis(500);
+
 /// What there is to do before the next attempt.
 enum Next {
     Use {
@@ -46,7 +49,7 @@ impl Connection {
                 Need::Read(mode) => self.read_target(mode, &mut patience).await,
             };
             match next {
-                Next::Use { serving, address, why } => match self.lease(serving, &address).await {
+                Next::Use { serving, address, why } => match self.lease_while_current(serving, &address).await {
                     Ok(mut lease) => {
                         match lease.connection.apply_settings(self.session.vars.settings()).await {
                             Ok(()) => {
@@ -98,10 +101,10 @@ impl Connection {
         loop {
             let view = self.routes.view();
             let now = clock::now();
-            self.spin = self.spin.wrapping_add(1);
+            self.spin = next_random(self.spin);
             let (pools, role) = (&self.worker.pools, &self.role);
             let busy = |node| pools.get(role, node).busy();
-            match replica::choose(&view, mode, &self.session.positions, now, self.spin, busy) {
+            match replica::choose(&view, mode, &self.session.positions, now, self.spin >> 33, busy) {
                 Choice::Leader(why) => return self.leader(why),
                 Choice::Follower(id, why) => return view.node(id).map_or(Next::Wait, |node| using(node, why)),
                 Choice::AskCommitted => {
@@ -182,8 +185,27 @@ impl Connection {
         report.hint("Nothing was run. Try again later.")
     }
 
+    /// As [`Self::lease`], but given up when the node stops serving as it does: its host may be gone without a word.
+    async fn lease_while_current(&mut self, serving: Serving, address: &str) -> Result<Box<Lease>, backend::Error> {
+        let mut routes = self.routes.clone();
+        let lease = self.lease(serving, address);
+        tokio::pin!(lease);
+        loop {
+            tokio::select! {
+                biased;
+                leased = &mut lease => return leased,
+                () = routes.changed(WATCH) => {
+                    let view = routes.view();
+                    if !view.is_current(serving) || view.node(serving.node).is_none_or(|node| !node.is_fresh(clock::now())) {
+                        return Err(backend::Error::Protocol("the node stopped serving"));
+                    }
+                }
+            }
+        }
+    }
+
     /// A pooled or new connection to this node.
-    async fn lease(&mut self, serving: Serving, address: &str) -> Result<Box<Lease>, backend::Error> {
+    async fn lease(&self, serving: Serving, address: &str) -> Result<Box<Lease>, backend::Error> {
         let config = &self.worker.config;
         let pool = self.worker.pools.get(&self.role, serving.node);
         let permit = match pool.take(&self.parameters, serving, config.queue()).await? {
@@ -206,6 +228,11 @@ impl Connection {
             }
         }
     }
+}
+
+/// A step of Knuth's MMIX generator; its high bits are good enough to spread reads.
+fn next_random(state: u64) -> u64 {
+    state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407)
 }
 
 impl Patience {

@@ -61,7 +61,7 @@ pub(super) struct Connection {
     pub(super) routes: crate::routing::Routes,
     pub(super) registered: Registered,
     /// Spreads reads over followers.
-    pub(super) spin: usize,
+    pub(super) spin: u64,
     /// Translated messages for the server.
     pub(super) server_out: Vec<u8>,
 }
@@ -140,7 +140,7 @@ impl Connection {
             parameters: Arc::new(startup.server),
             routes: worker.routes.clone(),
             registered: worker.registry.register(),
-            spin: usize::from(rand::random::<u16>()),
+            spin: rand::random(),
             server_out: Vec::new(),
             worker,
         }

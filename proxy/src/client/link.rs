@@ -4,6 +4,7 @@
 //! a cancel request is forwarded only while the session says that nothing of that kind is in flight, and the session sends nothing new
 //! and does not give the server connection away while a cancel is on its way. Both sides decide under one lock.
 
+use crate::clock::Millis;
 use crate::core::view::{Serving, View};
 use crate::metrics::Metrics;
 use crate::wire::startup;
@@ -116,8 +117,8 @@ impl Link {
         self.waker.wake();
     }
 
-    fn cut_if_superseded(&self, view: &View) {
-        let superseded = self.lock().attached.is_some_and(|attached| view.is_superseded(attached.serving));
+    pub(crate) fn cut_if_superseded(&self, view: &View, now: Millis) {
+        let superseded = self.lock().attached.is_some_and(|attached| view.is_superseded(attached.serving, now));
         if superseded {
             self.cut.store(true, Ordering::Release);
             self.waker.wake();
@@ -197,8 +198,8 @@ impl Registry {
         self.lock().values().for_each(|link| link.drain());
     }
 
-    pub(crate) fn cut_superseded(&self, view: &View) {
-        self.lock().values().for_each(|link| link.cut_if_superseded(view));
+    pub(crate) fn cut_superseded(&self, view: &View, now: Millis) {
+        self.lock().values().for_each(|link| link.cut_if_superseded(view, now));
     }
 
     pub(crate) fn len(&self) -> usize {

@@ -6,6 +6,7 @@
 use super::connection::{Connection, End, shutting_down};
 use super::link::{Attached, Link};
 use crate::backend::pool::Lease;
+use crate::clock;
 use crate::core::session::{Answer, Loss, Session, Stop};
 use crate::wire::TxStatus;
 use crate::wire::buffer::{Buffer, CHUNK_BYTES};
@@ -60,14 +61,21 @@ struct Relay<'a> {
     blocked: bool,
     /// The client's bytes cannot be handled now.
     input_waits: bool,
+    /// Counted as pinned.
+    pinned: bool,
 }
 
 /// Runs units on this connection until the session needs it no longer.
 pub(super) async fn run(connection: &mut Connection, lease: Box<Lease>) -> Result<Outcome, End> {
     let server = &lease.connection;
     connection.link().attach(Attached { serving: server.serving, peer: server.peer, pid: server.pid, secret: server.secret });
+    // The view may have changed since the connection was chosen, and whoever cuts may have looked before it was attached.
+    let view = connection.routes.view();
+    if !view.is_current(server.serving) {
+        connection.link().cut_if_superseded(&view, clock::now());
+    }
     connection.server_out.clear();
-    let mut relay = Relay { connection, lease, sent: 0, unit_sent: false, want: 1, blocked: false, input_waits: false };
+    let mut relay = Relay { connection, lease, sent: 0, unit_sent: false, want: 1, blocked: false, input_waits: false, pinned: false };
     let mut step = relay.client_bytes().await;
     loop {
         match step {
@@ -172,6 +180,10 @@ impl Relay<'_> {
         link.guard(false);
         if self.connection.session.can_detach() {
             return Ok(Step::Stop(Outcome::Done));
+        }
+        if !self.pinned && !self.connection.session.pins.is_empty() {
+            self.pinned = true;
+            self.connection.worker.metrics.pinned_sessions_total.add(1);
         }
         self.connection.input.release_kept();
         if self.connection.link().is_draining() && self.connection.session.status == TxStatus::Idle {

@@ -61,7 +61,7 @@ pub(crate) fn choose(
     mode: Consistency,
     positions: &Positions,
     now: Millis,
-    spin: usize,
+    spin: u64,
     outstanding: impl Fn(NodeId) -> usize,
 ) -> Choice {
     let pick = |needed: LogIndex| pick(view, needed, now, spin, &outstanding);
@@ -91,13 +91,13 @@ fn stay(view: &View, saw: Serving, needed: LogIndex, now: Millis) -> Choice {
     }
 }
 
-fn pick(view: &View, needed: LogIndex, now: Millis, spin: usize, outstanding: impl Fn(NodeId) -> usize) -> Option<NodeId> {
+fn pick(view: &View, needed: LogIndex, now: Millis, spin: u64, outstanding: impl Fn(NodeId) -> usize) -> Option<NodeId> {
     let good = |node: &&Node| node.status.applied_index >= needed;
-    let count = view.followers(now).filter(good).count();
+    let count = view.followers(now).filter(good).count() as u64;
     if count == 0 {
         return None;
     }
-    let nth = |nth: usize| view.followers(now).filter(good).nth(nth % count).map(|node| node.status.id);
+    let nth = |nth: u64| view.followers(now).filter(good).nth((nth % count) as usize).map(|node| node.status.id);
     let (one, other) = (nth(spin)?, nth(spin + 1)?);
     Some(if outstanding(other) < outstanding(one) { other } else { one })
 }
@@ -119,7 +119,7 @@ mod tests {
         Serving { node: NodeId(id), epoch: Epoch(100 + id), leads: id == 1 }
     }
 
-    fn choose_idle(view: &View, mode: Consistency, positions: &Positions, spin: usize) -> Choice {
+    fn choose_idle(view: &View, mode: Consistency, positions: &Positions, spin: u64) -> Choice {
         choose(view, mode, positions, T0, spin, |_| 0)
     }
 

@@ -140,8 +140,6 @@ struct Unit {
     held_from: usize,
     /// The follower refused it as a write: run it on the leader, and let nothing of this answer through.
     refused_as_write: bool,
-    /// The client asked for answers before the end.
-    flushed: bool,
 }
 
 /// The answer that a message will get.

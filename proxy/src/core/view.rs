@@ -12,6 +12,9 @@ use std::time::Duration;
 /// A node that was silent for longer is not used for reads, and is not taken for the leader.
 pub(crate) const SILENCE_MAX: Duration = Duration::from_secs(3);
 
+/// What runs on a node that was silent for longer is cut: its host may be gone without a word.
+const GONE_AFTER: Duration = Duration::from_secs(10);
+
 #[derive(Debug, Clone)]
 pub(crate) struct Node {
     pub(crate) status: Arc<NodeStatus>,
@@ -112,13 +115,16 @@ impl View {
         self.node(serving.node).and_then(Node::serving) == Some(serving)
     }
 
-    /// What runs on this connection cannot end well: the node was opened anew, or somebody else leads since.
+    /// What runs on this connection cannot end well: the node was opened anew, or somebody else leads since, or nobody has heard of it
+    /// for long.
     ///
     /// A node that merely closed is not superseded: what runs there may end in peace, and its sidecar ends what must end.
-    pub(crate) fn is_superseded(&self, serving: Serving) -> bool {
-        let reopened = self.node(serving.node).and_then(Node::serving).is_some_and(|now| now.epoch != serving.epoch);
+    pub(crate) fn is_superseded(&self, serving: Serving, now: Millis) -> bool {
+        let node = self.node(serving.node);
+        let gone = node.is_none_or(|node| now.since(node.heard) > GONE_AFTER);
+        let reopened = node.and_then(Node::serving).is_some_and(|now| now.epoch != serving.epoch);
         let deposed = serving.leads && self.newest_leader().is_some_and(|leader| leader.status.id != serving.node);
-        reopened || deposed
+        gone || reopened || deposed
     }
 }
 
@@ -198,15 +204,16 @@ pub(crate) mod tests {
     fn a_closed_node_is_not_reused_and_a_replaced_one_is_cut() {
         let serving = Serving { node: NodeId(1), epoch: Epoch(101), leads: true };
         let mut view = view(vec![status(1, Role::Leader, 3, 9), status(2, Role::Follower, 3, 9)]);
-        assert!(view.is_current(serving) && !view.is_superseded(serving));
+        assert!(view.is_current(serving) && !view.is_superseded(serving, Millis(1)));
         let mut closed = status(1, Role::Demoting, 3, 9);
         (closed.open, closed.epoch) = (false, None);
         view.heard(0, closed, Millis(1));
-        assert!(!view.is_current(serving) && !view.is_superseded(serving));
+        assert!(!view.is_current(serving) && !view.is_superseded(serving, Millis(1)));
         view.heard(1, status(2, Role::Leader, 4, 9), Millis(1));
-        assert!(view.is_superseded(serving));
+        assert!(view.is_superseded(serving, Millis(1)));
         let follower = Serving { node: NodeId(2), epoch: Epoch(102), leads: false };
         assert!(!view.is_current(follower), "what was opened read only is not the leader's");
-        assert!(!view.is_superseded(follower), "its reads may end");
+        assert!(!view.is_superseded(follower, Millis(1)), "its reads may end");
+        assert!(view.is_superseded(follower, Millis(10_002)), "silent for long");
     }
 }

@@ -2,6 +2,15 @@
 
 #![allow(unreachable_pub, clippy::unwrap_used, reason = "tests")]
 
+mod bad_input;
 mod basics;
+mod copy;
+mod failover;
+mod modes;
+mod pins;
+mod prepared;
 mod programs;
+mod roles;
+mod service;
+mod settings;
 mod support;

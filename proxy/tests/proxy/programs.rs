@@ -26,3 +26,21 @@ fn pgbench_runs_in_all_modes() {
         }
     }
 }
+
+#[test]
+fn psql_and_its_commands_work() {
+    let proxy = Proxy::start(&Group::new(2));
+    let script = "\\d\n\\dt+\n\\df\n\\du\n\\dn\n\\l\n\\d items\n\\conninfo\nSELECT 1 AS a \\gset\n\\echo :a\n\\x\nSHOW howdah.served_by;\n\
+                  SET howdah.consistency = 'eventual';\nSELECT count(*) FROM items;\n\\timing\nBEGIN;\nSELECT 1;\nROLLBACK;\n";
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let file = folder.path().join("script.sql");
+    std::fs::write(&file, script).expect("written");
+    let output = proxy.client("psql", &["-X", "-v", "ON_ERROR_STOP=1", "-d", DATABASE, "-f", &file.display().to_string()]);
+    let text = assert_ran("psql", &output);
+    assert!(text.contains("items") && text.contains("howdah.served_by"), "{text}");
+    let output = proxy.client(
+        "psql",
+        &["-X", "-A", "-t", "-d", DATABASE, "-c", "SET howdah.consistency='eventual'; SELECT 1", "-c", "SHOW howdah.served_by"],
+    );
+    assert_eq!(assert_ran("psql -c", &output).trim(), "SET\n1\n2");
+}

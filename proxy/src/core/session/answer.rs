@@ -1,6 +1,7 @@
 //! Server messages: forwarded where they lie, counted against what is expected, and read where they change the session.
 
 use super::simple::server_text;
+use super::translate::may_write;
 use super::{Expect, Script, Session, Tools};
 use crate::core::commands::{self, Command};
 use crate::core::server::ServerState;
@@ -270,6 +271,8 @@ impl Session {
     /// What a statement that succeeded changed in the session.
     fn effect(&mut self, one: &Parsed, tag: &[u8], server: &mut ServerState) {
         self.pins |= one.pins.beyond_transaction();
+        // In a read-only transaction on a follower it wrote nothing, but it may have changed the session there.
+        server.spent |= server.read_only && may_write(&one.kind);
         match &one.kind {
             Kind::Begin(_) => self.unit.block = true,
             Kind::Commit { chain } | Kind::Rollback { chain } => {

@@ -27,7 +27,6 @@ impl Session {
             b'E' => self.on_execute(body, whole, target),
             b'C' => self.on_close(body, whole, target),
             b'H' => {
-                self.unit.flushed = true;
                 self.unit.held = false;
                 if target.server.is_some() {
                     target.out.extend_from_slice(whole);
@@ -68,7 +67,8 @@ impl Session {
         }
         let known = self.statements.get(name).filter(|known| *known.body == *said).cloned();
         let class = known.as_ref().map_or_else(|| target.tools.classify(text), |known| Arc::clone(&known.class));
-        if let Some(report) = self.refused(&class) {
+        let on_follower = target.server.as_deref().is_some_and(|server| server.read_only);
+        if let Some(report) = self.refused(&class).or_else(|| super::simple::write_mode(&class, on_follower)) {
             self.fail(&report, target);
             return Ok(());
         }
@@ -130,6 +130,11 @@ impl Session {
         }
         if target.server.is_none() {
             self.refuse_without_server(target);
+            return Ok(());
+        }
+        let on_follower = target.server.as_deref().is_some_and(|server| server.read_only);
+        if let Some(report) = super::simple::write_mode(&statement.class, on_follower) {
+            self.fail(&report, target);
             return Ok(());
         }
         self.note(&statement.class);

@@ -2,7 +2,7 @@
 
 use super::translate::asks_token;
 use super::{Session, Tools, UNIT_PEEK_BYTES_MAX, Violation};
-use crate::core::commands::{self, Command};
+use crate::core::commands::{self, Change, Command};
 use crate::sql::{Classified, Kind, Route};
 use crate::wire::{frame, read};
 use howdah_protocol::Consistency;
@@ -33,12 +33,14 @@ pub(crate) enum Need {
 
 /// What the messages seen so far need.
 #[derive(Debug, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "independent facts about one unit")]
 struct Tally {
     remote: bool,
     writes: bool,
     hint: Option<Consistency>,
     token: bool,
     refused: bool,
+    bound: bool,
 }
 
 impl Session {
@@ -77,6 +79,7 @@ impl Session {
                 b'B' => {
                     let (_, rest) = read::cstr(body).ok_or(Violation::Format('B'))?;
                     let (name, _) = read::cstr(rest).ok_or(Violation::Format('B'))?;
+                    tally.bound = true;
                     self.weigh_use(name, &parsed, &mut tally);
                 }
                 b'D' => {
@@ -85,6 +88,8 @@ impl Session {
                         self.weigh_use(name, &parsed, &mut tally);
                     }
                 }
+                // Of a portal that is not there: the server says so.
+                b'E' if !tally.bound => tally.remote = true,
                 b'E' | b'C' | b'd' | b'c' | b'f' => {}
                 other => return Err(Violation::Kind(other)),
             }
@@ -109,11 +114,20 @@ impl Session {
         tally.token |= asks_token(class);
         if commands.iter().any(|one| matches!(one, Some(Command::Refuse(_)))) || matches!(class.hint, Some(Err(_))) {
             tally.refused = true;
-        } else if !commands.is_empty() && commands.iter().all(Option::is_some) || self.is_local(class) {
+        }
+        for command in commands.iter().map_while(Option::as_ref) {
+            if let Command::Change { change: Change::Consistency(Some(mode)), .. } = command {
+                // In force for what follows in the same text.
+                tally.hint = tally.hint.or(Some(*mode));
+            }
+        }
+        if !commands.is_empty() && commands.iter().all(Option::is_some) || self.is_local(class) {
             // Answered here.
         } else {
             tally.remote = true;
-            tally.writes |= class.route() == Route::Write;
+            // Without those that are answered here.
+            let theirs = class.statements.iter().zip(&commands).filter(|(_, command)| command.is_none());
+            tally.writes |= class.parse_error || theirs.map(|(one, _)| one.kind.route()).any(|route| route == Route::Write);
         }
     }
 

@@ -22,7 +22,8 @@ impl Session {
             self.answer_lost_query(&class);
             return Ok(());
         }
-        if let Some(report) = refusal(&class) {
+        let on_follower = target.server.as_deref().is_some_and(|server| server.read_only);
+        if let Some(report) = refusal(&class).or_else(|| write_mode(&class, on_follower)) {
             self.fail(&report, target);
             return Ok(());
         }
@@ -114,6 +115,21 @@ fn refusal(class: &Classified) -> Option<Report> {
         }
     }
     None
+}
+
+/// On a follower a transaction stays read only: a commit there would wait for ever.
+pub(super) fn write_mode(class: &Classified, on_follower: bool) -> Option<Report> {
+    let name_is = |name: &str| name == "transaction_read_only";
+    let writes = |one: &crate::sql::Statement| match &one.kind {
+        Kind::Begin(begin) | Kind::SetTransaction { begin, .. } => begin.read_only == Some(false),
+        Kind::Set { name, .. } | Kind::SetConfig { name, .. } | Kind::Reset(name) => name_is(name),
+        Kind::ResetAll => true,
+        _ => false,
+    };
+    (on_follower && class.statements.iter().any(writes)).then(|| {
+        Report::new(sqlstate::FEATURE_NOT_SUPPORTED, "cannot leave read-only mode in a transaction that runs on a follower")
+            .hint("Begin the transaction without READ ONLY.")
+    })
 }
 
 /// What a server must run for this command, when it must be in force at once.

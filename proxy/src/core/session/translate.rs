@@ -190,7 +190,7 @@ impl Session {
 }
 
 /// A commit after this has something to decide.
-fn may_write(kind: &Kind) -> bool {
+pub(super) fn may_write(kind: &Kind) -> bool {
     matches!(
         kind,
         Kind::Write

@@ -17,8 +17,8 @@ pub const EPOCH: u64 = 4711;
 
 pub struct Postgres {
     pub port: u16,
-    /// Held open: the server is stopped when this end is closed, however the tests end.
-    _leash: std::process::ChildStdin,
+    /// With its input held open: the server is stopped when this end is closed, however the tests end.
+    _shell: std::process::Child,
     folder: PathBuf,
 }
 
@@ -102,9 +102,8 @@ impl Postgres {
             data = data.display(),
             folder = folder.display(),
         );
-        let mut child = command(Path::new("/bin/sh")).args(["-c", &script]).stdin(Stdio::piped()).spawn().expect("sh runs");
-        let leash = child.stdin.take().expect("piped");
-        let server = Self { port, _leash: leash, folder };
+        let shell = command(Path::new("/bin/sh")).args(["-c", &script]).stdin(Stdio::piped()).spawn().expect("sh runs");
+        let server = Self { port, _shell: shell, folder };
         let until = Instant::now() + super::DEADLINE;
         while !server.try_psql("postgres", "SELECT 1").0 {
             assert!(Instant::now() < until, "PostgreSQL did not start: {}", server.log());

@@ -62,3 +62,52 @@ pub fn field(body: &[u8], kind: u8) -> String {
     let found = body.split(|byte| *byte == 0).find(|field| field.first() == Some(&kind));
     String::from_utf8_lossy(&found.expect("the field")[1..]).into_owned()
 }
+
+/// Logins, which a driver would hide together with the socket.
+impl Raw {
+    /// Logs in and reads up to the first ReadyForQuery.
+    pub async fn log_in(proxy: &super::proxy::Proxy) -> Self {
+        Self::log_in_with(proxy, &[]).await
+    }
+
+    pub async fn log_in_with(proxy: &super::proxy::Proxy, parameters: &[(&str, &str)]) -> Self {
+        use super::postgres::{DATABASE, PASSWORD, USER};
+        use postgres_protocol::authentication::sasl::{ChannelBinding, SCRAM_SHA_256, ScramSha256};
+        let mut raw = Self::connect(proxy.port);
+        let own = [("user", USER), ("database", DATABASE)];
+        raw.send(&startup(3 << 16, &[&own[..], parameters].concat()));
+        assert_eq!(raw.message().0, b'R');
+        let mut scram = ScramSha256::new(PASSWORD.as_bytes(), ChannelBinding::unsupported());
+        let first = scram.message().to_vec();
+        let length = u32::try_from(first.len()).expect("short").to_be_bytes();
+        raw.send(&message(b'p', &[SCRAM_SHA_256.as_bytes(), b"\0", &length, &first].concat()));
+        scram.update(&raw.message().1[4..]).expect("server-first");
+        raw.send(&message(b'p', scram.message()));
+        scram.finish(&raw.message().1[4..]).expect("server-final");
+        loop {
+            let (kind, body) = raw.message();
+            assert_ne!(kind, b'E', "{}", String::from_utf8_lossy(&body));
+            if kind == b'Z' {
+                return raw;
+            }
+        }
+    }
+
+    /// The messages up to ReadyForQuery, by type.
+    pub fn until_ready(&mut self) -> Vec<(u8, Vec<u8>)> {
+        let mut messages = Vec::new();
+        loop {
+            let message = self.message();
+            let ready = message.0 == b'Z';
+            messages.push(message);
+            if ready {
+                return messages;
+            }
+        }
+    }
+
+    /// The types of the messages up to ReadyForQuery.
+    pub fn kinds(&mut self) -> String {
+        self.until_ready().iter().map(|(kind, _)| char::from(*kind)).collect()
+    }
+}
