@@ -105,7 +105,11 @@ async fn what_cannot_be_replicated_is_refused() -> Result<()> {
     let (code, text) = refusal(client.batch_execute("ALTER TABLE keyless ENABLE ALWAYS TRIGGER ALL").await)?;
     assert_eq!(code, "0A000", "{text}");
     // Session-local things stay where they are, also beside others in one message.
-    client.batch_execute("CREATE TEMP TABLE scratch (x int); CREATE TABLE kept (id int PRIMARY KEY); INSERT INTO scratch VALUES (1); DROP TABLE scratch").await?;
+    client
+        .batch_execute(
+            "CREATE TEMP TABLE scratch (x int); CREATE TABLE kept (id int PRIMARY KEY); INSERT INTO scratch VALUES (1); DROP TABLE scratch",
+        )
+        .await?;
     client.batch_execute("INSERT INTO kept VALUES (1)").await?;
     cluster.assert_identical(&["public.keyless", "public.kept"]).await
 }

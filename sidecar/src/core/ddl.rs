@@ -224,7 +224,7 @@ mod tests {
 
     fn ddl(sql: &str, nth: usize) -> Result<String, Error> {
         let (tag, search_path, role) = (String::new(), String::new(), String::new());
-        Ddl { tag, sql: sql.to_owned(), nth, search_path, role, missing: Vec::new() }.statement()
+        Ddl { tag, sql: sql.to_owned(), nth, search_path, role, missing: Vec::new(), creates: None }.statement()
     }
 
     #[test]
