@@ -14,10 +14,10 @@ const WORKERS_MAX: usize = 256;
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("{path}: {source}")]
-    Read { path: PathBuf, source: std::io::Error },
-    #[error("{path}: {source}")]
-    Parse { path: PathBuf, source: Box<toml::de::Error> },
+    #[error("{path}: {problem}")]
+    Read { path: PathBuf, problem: std::io::Error },
+    #[error("{path}: {problem}")]
+    Parse { path: PathBuf, problem: Box<toml::de::Error> },
     #[error("{path}: {key}: {problem}")]
     Value { path: PathBuf, key: &'static str, problem: String },
 }
@@ -144,8 +144,8 @@ impl Config {
     /// # Errors
     /// Names the file, and the key with what is allowed where one is wrong.
     pub fn load(path: &Path) -> Result<Self, Error> {
-        let text = std::fs::read_to_string(path).map_err(|source| Error::Read { path: path.into(), source })?;
-        let config: Self = toml::from_str(&text).map_err(|source| Error::Parse { path: path.into(), source: Box::new(source) })?;
+        let text = std::fs::read_to_string(path).map_err(|problem| Error::Read { path: path.into(), problem })?;
+        let config: Self = toml::from_str(&text).map_err(|problem| Error::Parse { path: path.into(), problem: Box::new(problem) })?;
         config.check().map_err(|(key, problem)| Error::Value { path: path.into(), key, problem })?;
         Ok(config)
     }

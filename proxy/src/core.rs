@@ -9,5 +9,6 @@ pub(crate) mod replica;
 pub(crate) mod server;
 pub(crate) mod session;
 pub(crate) mod statements;
+pub(crate) mod templates;
 pub(crate) mod vars;
 pub(crate) mod view;

@@ -28,8 +28,8 @@ const DRAIN_PAUSE: Duration = Duration::from_millis(10);
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("cannot listen on {address} (key {key}): {source}{}", if_in_use(.source))]
-    Listen { key: &'static str, address: SocketAddr, source: std::io::Error },
+    #[error("cannot listen on {address} (key {key}): {problem}{}", if_in_use(.problem))]
+    Listen { key: &'static str, address: SocketAddr, problem: std::io::Error },
     #[error("cannot start a thread: {0}")]
     Thread(std::io::Error),
     #[error("cannot wait for signals: {0}")]
@@ -80,7 +80,7 @@ async fn main(config: Arc<Config>) -> Result<(), Error> {
 }
 
 async fn listen(key: &'static str, address: SocketAddr) -> Result<TcpListener, Error> {
-    TcpListener::bind(address).await.map_err(|source| Error::Listen { key, address, source })
+    TcpListener::bind(address).await.map_err(|problem| Error::Listen { key, address, problem })
 }
 
 fn stop_signal() -> Result<impl Future<Output = ()>, Error> {

@@ -47,7 +47,9 @@ pub(crate) struct Pool {
 
 #[derive(Debug, Default)]
 struct State {
-    idle: Vec<Connection>,
+    /// Without their permits: `open` counts them.
+    #[expect(clippy::vec_box, reason = "a lease is handed on in its box")]
+    idle: Vec<Box<Lease>>,
     open: usize,
     /// What they are handed frees itself when nobody takes it.
     waiters: VecDeque<oneshot::Sender<Taken>>,
@@ -101,7 +103,10 @@ impl Pools {
         for pool in pools {
             let closed: Vec<_> = {
                 let mut state = pool.lock();
-                let gone = |one: &mut Connection| now.since(one.idle_since) > idle_max || !view.is_current(one.serving) || !one.is_quiet();
+                let gone = |lease: &mut Box<Lease>| {
+                    let one = &mut lease.connection;
+                    now.since(one.idle_since) > idle_max || !view.is_current(one.serving) || !one.is_quiet()
+                };
                 state.idle.extract_if(.., gone).collect()
             };
             for connection in closed {
@@ -129,8 +134,11 @@ impl Pool {
         serving: Serving,
         limit: Duration,
     ) -> Result<Taken, Error> {
-        let receiver = match self.try_take(parameters, serving)? {
-            Ok(taken) => return Ok(taken),
+        if let Some(lease) = self.take_idle(parameters, serving) {
+            return Ok(Taken::Lease(lease));
+        }
+        let receiver = match self.try_open()? {
+            Ok(permit) => return Ok(Taken::Permit(permit)),
             Err(receiver) => receiver,
         };
         self.metrics.pool_waits_total.add(1);
@@ -145,24 +153,29 @@ impl Pool {
         }
     }
 
-    fn try_take(
-        self: &Arc<Self>,
-        parameters: &Arc<ServerParameters>,
-        serving: Serving,
-    ) -> Result<Result<Taken, oneshot::Receiver<Taken>>, Error> {
+    /// An idle connection, where there is one that fits.
+    pub(crate) fn take_idle(self: &Arc<Self>, parameters: &Arc<ServerParameters>, serving: Serving) -> Option<Box<Lease>> {
         let mut state = self.lock();
-        let permit = |pool: &Arc<Self>| {
-            pool.busy.fetch_add(1, Ordering::Relaxed);
-            Permit { pool: Some(Arc::clone(pool)) }
-        };
-        while let Some(at) = state.idle.iter().rposition(|one| matches(one, parameters, serving)) {
-            let mut connection = state.idle.swap_remove(at);
-            if connection.is_quiet() {
-                return Ok(Ok(Taken::Lease(Box::new(Lease { connection, permit: permit(self) }))));
+        while let Some(at) = state.idle.iter().rposition(|one| matches(&one.connection, parameters, serving)) {
+            let mut lease = state.idle.swap_remove(at);
+            if lease.connection.is_quiet() {
+                lease.permit = self.permit();
+                return Some(lease);
             }
             self.metrics.server_connections.sub(1);
             state.open -= 1;
         }
+        None
+    }
+
+    fn permit(self: &Arc<Self>) -> Permit {
+        self.busy.fetch_add(1, Ordering::Relaxed);
+        Permit { pool: Some(Arc::clone(self)) }
+    }
+
+    /// Leave to open a connection, or a place in the queue.
+    fn try_open(self: &Arc<Self>) -> Result<Result<Permit, oneshot::Receiver<Taken>>, Error> {
+        let mut state = self.lock();
         if state.open >= self.size_max
             && let Some(connection) = state.idle.pop()
         {
@@ -174,7 +187,7 @@ impl Pool {
         if state.open < self.size_max {
             state.open += 1;
             self.metrics.server_connections.add(1);
-            return Ok(Ok(Taken::Permit(permit(self))));
+            return Ok(Ok(self.permit()));
         }
         state.waiters.retain(|waiter| !waiter.is_closed());
         if state.waiters.len() >= WAITERS_MAX {
@@ -196,10 +209,9 @@ impl Pool {
             }
         }
         self.busy.fetch_sub(1, Ordering::Relaxed);
-        let Lease { connection, mut permit } = *lease;
         // From here on the idle connection counts as open.
-        permit.pool = None;
-        state.idle.push(connection);
+        lease.permit.pool = None;
+        state.idle.push(lease);
     }
 
     /// One connection less: the first in the queue may open another.

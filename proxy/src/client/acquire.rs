@@ -2,14 +2,15 @@
 
 use super::connection::Connection;
 use crate::backend::connection::{self as server, Target};
-use crate::backend::pool::{Lease, Taken};
+use crate::backend::pool::{Lease, Pool, Taken};
 use crate::backend::{self};
 use crate::clock::{self, Millis};
 use crate::core::replica::{self, Choice};
 use crate::core::session::Need;
 use crate::core::view::{Node, Serving};
 use crate::wire::build::Report;
-use howdah_protocol::{Consistency, sqlstate};
+use howdah_protocol::{Consistency, NodeId, sqlstate};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// A node that could not be reached is tried again after this, or when the view changes.
@@ -22,7 +23,6 @@ const WATCH: Duration = Duration::from_millis(500);
 enum Next {
     Use {
         serving: Serving,
-        address: String,
         why: &'static str,
     },
     /// No leader, or nothing that satisfies the session: look again when the view changes.
@@ -49,7 +49,7 @@ impl Connection {
                 Need::Read(mode) => self.read_target(mode, &mut patience).await,
             };
             match next {
-                Next::Use { serving, address, why } => match self.lease_while_current(serving, &address).await {
+                Next::Use { serving, why } => match self.lease(serving).await {
                     Ok(mut lease) => {
                         match lease.connection.apply_settings(self.session.vars.settings()).await {
                             Ok(()) => {
@@ -102,8 +102,8 @@ impl Connection {
             let view = self.routes.view();
             let now = clock::now();
             self.spin = next_random(self.spin);
-            let (pools, role) = (&self.worker.pools, &self.role);
-            let busy = |node| pools.get(role, node).busy();
+            let pools = &self.known_pools;
+            let busy = |node| pools.iter().find(|(known, _)| *known == node).map_or(0, |(_, pool)| pool.busy());
             match replica::choose(&view, mode, &self.session.positions, now, self.spin >> 33, busy) {
                 Choice::Leader(why) => return self.leader(why),
                 Choice::Follower(id, why) => return view.node(id).map_or(Next::Wait, |node| using(node, why)),
@@ -185,15 +185,34 @@ impl Connection {
         report.hint("Nothing was run. Try again later.")
     }
 
-    /// As [`Self::lease`], but given up when the node stops serving as it does: its host may be gone without a word.
-    async fn lease_while_current(&mut self, serving: Serving, address: &str) -> Result<Box<Lease>, backend::Error> {
+    /// A pooled or new connection to this node.
+    async fn lease(&mut self, serving: Serving) -> Result<Box<Lease>, backend::Error> {
+        let pool = self.pool(serving.node);
+        match pool.take_idle(&self.parameters, serving) {
+            Some(lease) => Ok(lease),
+            None => self.open_while_current(pool, serving).await,
+        }
+    }
+
+    /// The session's pool at this node.
+    fn pool(&mut self, node: NodeId) -> Arc<Pool> {
+        if let Some((_, pool)) = self.known_pools.iter().find(|(known, _)| *known == node) {
+            return Arc::clone(pool);
+        }
+        let pool = self.worker.pools.get(&self.role, node);
+        self.known_pools.push((node, Arc::clone(&pool)));
+        pool
+    }
+
+    /// Waits for a connection, or opens one. Given up when the node stops serving as it does: its host may be gone without a word.
+    async fn open_while_current(&mut self, pool: Arc<Pool>, serving: Serving) -> Result<Box<Lease>, backend::Error> {
         let mut routes = self.routes.clone();
-        let lease = self.lease(serving, address);
-        tokio::pin!(lease);
+        let opening = self.open(pool, serving);
+        tokio::pin!(opening);
         loop {
             tokio::select! {
                 biased;
-                leased = &mut lease => return leased,
+                opened = &mut opening => return opened,
                 () = routes.changed(WATCH) => {
                     let view = routes.view();
                     if !view.is_current(serving) || view.node(serving.node).is_none_or(|node| !node.is_fresh(clock::now())) {
@@ -204,14 +223,15 @@ impl Connection {
         }
     }
 
-    /// A pooled or new connection to this node.
-    async fn lease(&self, serving: Serving, address: &str) -> Result<Box<Lease>, backend::Error> {
+    async fn open(&self, pool: Arc<Pool>, serving: Serving) -> Result<Box<Lease>, backend::Error> {
         let config = &self.worker.config;
-        let pool = self.worker.pools.get(&self.role, serving.node);
         let permit = match pool.take(&self.parameters, serving, config.queue()).await? {
             Taken::Lease(lease) => return Ok(lease),
             Taken::Permit(permit) => permit,
         };
+        let view = self.routes.clone().view();
+        let node = view.node(serving.node).ok_or(backend::Error::Protocol("the node is gone"))?;
+        let address = node.status.sql_address.as_str();
         let target =
             Target { address, role: &self.role, secret: &self.secret, database: &config.database, parameters: &self.parameters, serving };
         match server::open(target, config.connect()).await {
@@ -248,7 +268,7 @@ impl Patience {
 
 fn using(node: &Node, why: &'static str) -> Next {
     match node.serving() {
-        Some(serving) => Next::Use { serving, address: node.status.sql_address.clone(), why },
+        Some(serving) => Next::Use { serving, why },
         None => Next::Wait,
     }
 }

@@ -5,13 +5,13 @@ use super::handshake::{self, Hello};
 use super::link::{Link, Registered};
 use super::{Worker, relay};
 use crate::auth::Secret;
-use crate::backend::pool::Lease;
+use crate::backend::pool::{Lease, Pool};
 use crate::core::params::{ServerParameters, Startup};
 use crate::core::session::{Demand, Need, Plan, Session, Violation};
 use crate::wire::buffer::{Buffer, CHUNK_BYTES};
 use crate::wire::build::{self, Report};
 use crate::wire::{TxStatus, frame};
-use howdah_protocol::sqlstate;
+use howdah_protocol::{NodeId, sqlstate};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Poll;
@@ -60,6 +60,8 @@ pub(super) struct Connection {
     pub(super) parameters: Arc<ServerParameters>,
     pub(super) routes: crate::routing::Routes,
     pub(super) registered: Registered,
+    /// The session's pools, one per node that it used.
+    pub(super) known_pools: Vec<(NodeId, Arc<Pool>)>,
     /// Spreads reads over followers.
     pub(super) spin: u64,
     /// Translated messages for the server.
@@ -140,6 +142,7 @@ impl Connection {
             parameters: Arc::new(startup.server),
             routes: worker.routes.clone(),
             registered: worker.registry.register(),
+            known_pools: Vec::new(),
             spin: rand::random(),
             server_out: Vec::new(),
             worker,

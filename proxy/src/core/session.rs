@@ -33,6 +33,7 @@ pub(crate) use translate::Stop;
 use super::params::Startup;
 use super::replica::Positions;
 use super::statements::{Interner, Statement, Statements};
+use super::templates::Templates;
 use super::vars::Vars;
 use super::view::Serving;
 use crate::sql::{Cache, Classified, PinReasons};
@@ -66,16 +67,20 @@ pub(crate) enum Violation {
 pub(crate) struct Tools {
     pub(crate) cache: Arc<Cache>,
     interner: Mutex<Interner>,
+    templates: Mutex<Templates>,
 }
 
 impl Tools {
     pub(crate) fn new(cache: Arc<Cache>) -> Self {
-        Self { cache, interner: Mutex::default() }
+        Self { cache, interner: Mutex::default(), templates: Mutex::default() }
     }
 
     fn classify(&self, text: &[u8]) -> Arc<Classified> {
         match std::str::from_utf8(text) {
-            Ok(text) => self.cache.classify(text),
+            Ok(sql) => {
+                let mut templates = self.templates.lock().unwrap_or_else(PoisonError::into_inner);
+                templates.get(text, || self.cache.classify(sql))
+            }
             Err(_) => Arc::new(crate::sql::classify_bytes(text)),
         }
     }
