@@ -1,1 +1,15 @@
-//! .
+//! The sidecar: beside each Postgres, it captures, replicates, applies, elects and fences.
+
+pub mod admin;
+pub mod apply;
+pub mod capture;
+pub mod checksum;
+pub mod config;
+pub mod core;
+pub mod pg;
+pub mod raft;
+pub mod retention;
+pub mod role;
+pub mod seed;
+pub mod status;
+mod wiring;

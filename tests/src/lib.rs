@@ -1,1 +1,158 @@
-//! .
+//! What the black-box tests share: a real cluster in a folder of its own, sessions, and the question whether all servers hold the same.
+
+use anyhow::{Context, Result, bail};
+use howdah_ctl::admin;
+use howdah_ctl::cluster::{Cluster, Options};
+use howdah_ctl::core::digests::{Comparison, Verdict, compare};
+use howdah_protocol::NodeId;
+use std::ops::{Deref, DerefMut};
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
+
+/// Generous: the machine that runs the tests may be slow and shared.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A running cluster. Ends with the value, and with the test process however that ends.
+#[derive(Debug)]
+pub struct Fixture {
+    cluster: Cluster,
+    folder: TempDir,
+}
+
+impl Fixture {
+    /// Three nodes and a proxy, serving.
+    pub async fn start() -> Result<Self> {
+        Self::start_with(|_| {}).await
+    }
+
+    pub async fn start_with(change: impl FnOnce(&mut Options)) -> Result<Self> {
+        let folder = folder()?;
+        let mut options = Options::for_test(folder.path().join("c"))?;
+        change(&mut options);
+        let mut cluster = Cluster::create(options).await?;
+        cluster.start().await?;
+        Ok(Self { cluster, folder })
+    }
+
+    #[must_use]
+    pub fn folder(&self) -> &TempDir {
+        &self.folder
+    }
+
+    /// A session through the proxy.
+    pub async fn client(&self) -> Result<Client> {
+        connect(&self.cluster.info().proxy_url()).await
+    }
+
+    /// A session with one node's Postgres, around the proxy.
+    pub async fn node_client(&self, node: NodeId) -> Result<Client> {
+        connect(&self.cluster.info().node_url(node).context("no such node")?).await
+    }
+
+    #[must_use]
+    pub fn nodes(&self) -> Vec<NodeId> {
+        self.cluster.info().nodes.iter().map(|node| node.id).collect()
+    }
+
+    /// Any node that follows.
+    pub async fn a_follower(&self) -> Result<NodeId> {
+        let leader = self.cluster.leader().await?;
+        self.nodes().into_iter().find(|node| *node != leader).context("a cluster of one has no follower")
+    }
+
+    /// Waits until nothing is under way, and compares every table on all nodes at one index.
+    pub async fn compare(&self) -> Result<Comparison> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            self.cluster.wait_settled(PATIENCE).await?;
+            let observed = self.cluster.observe().await;
+            let index = observed.leader().context("no leader")?.committed_index;
+            let mut checksums = Vec::new();
+            for node in &self.cluster.info().nodes {
+                checksums.push(admin::checksum(&node.admin.to_string(), index).await?);
+            }
+            match compare(&checksums) {
+                Verdict::Comparable(comparison) => return Ok(comparison),
+                Verdict::Moving if Instant::now() >= deadline => bail!("the nodes never stood at one index"),
+                Verdict::Moving => {}
+            }
+        }
+    }
+
+    /// Fails unless all nodes hold the same rows, in at least these tables.
+    pub async fn assert_identical(&self, tables: &[&str]) -> Result<()> {
+        let comparison = self.compare().await?;
+        for table in tables {
+            if !comparison.tables.iter().any(|row| row.table == *table) {
+                bail!("table {table} is on no node: {comparison:#?}");
+            }
+        }
+        let different: Vec<_> = comparison.tables.iter().filter(|row| !row.identical).collect();
+        if !different.is_empty() {
+            bail!("nodes differ at index {}: {different:#?}", comparison.index);
+        }
+        Ok(())
+    }
+}
+
+impl Deref for Fixture {
+    type Target = Cluster;
+
+    fn deref(&self) -> &Cluster {
+        &self.cluster
+    }
+}
+
+impl DerefMut for Fixture {
+    fn deref_mut(&mut self) -> &mut Cluster {
+        &mut self.cluster
+    }
+}
+
+/// A folder that Postgres' own user can reach, whatever TMPDIR says.
+pub fn folder() -> Result<TempDir> {
+    let folder = tempfile::Builder::new().prefix("howdah-test-").tempdir_in("/var/tmp")?;
+    std::fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
+    Ok(folder)
+}
+
+pub async fn connect(url: &str) -> Result<Client> {
+    let (client, connection) = tokio_postgres::connect(url, NoTls).await.with_context(|| format!("connecting to {url}"))?;
+    tokio::spawn(connection);
+    Ok(client)
+}
+
+/// The first column of the first row, by the simple protocol.
+pub async fn show(client: &Client, sql: &str) -> Result<String> {
+    let messages = client.simple_query(sql).await?;
+    let row = messages.iter().find_map(|message| if let SimpleQueryMessage::Row(row) = message { Some(row) } else { None });
+    Ok(row.with_context(|| format!("{sql}: no row"))?.get(0).unwrap_or_default().to_owned())
+}
+
+/// The SQLSTATE and the text with which the server refused.
+pub fn refusal<T: std::fmt::Debug>(result: Result<T, tokio_postgres::Error>) -> Result<(String, String)> {
+    match result {
+        Ok(value) => bail!("not refused: {value:?}"),
+        Err(error) => {
+            let said = error.as_db_error().with_context(|| format!("no answer of the server: {error}"))?;
+            let hint = said.hint().map(|hint| format!(" HINT: {hint}")).unwrap_or_default();
+            Ok((said.code().code().to_owned(), said.message().to_owned() + &hint))
+        }
+    }
+}
+
+/// Polls until `good`, or fails with what was seen last.
+pub async fn eventually<T: std::fmt::Debug>(what: &str, mut look: impl AsyncFnMut() -> Result<T>, good: impl Fn(&T) -> bool) -> Result<T> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let seen = look().await?;
+        if good(&seen) {
+            return Ok(seen);
+        }
+        if Instant::now() >= deadline {
+            bail!("{what}: still {seen:?} after {PATIENCE:?}");
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}

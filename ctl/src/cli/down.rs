@@ -1,0 +1,37 @@
+//! `howdahctl down`: stops the cluster of a folder, whoever started it.
+
+use super::{Down, Outcome, up};
+use anyhow::bail;
+use howdah_ctl::cluster::Cluster;
+use rustix::process::{Pid, Signal};
+use std::time::{Duration, Instant};
+
+const STOP_TIMEOUT: Duration = Duration::from_secs(90);
+const POLL: Duration = Duration::from_millis(50);
+
+pub(crate) async fn run(arguments: Down) -> anyhow::Result<Outcome> {
+    let data = arguments.data.dir();
+    if let Some((pid, purpose)) = Cluster::owner(&data) {
+        let known = [up::PURPOSE, crate::demo::PURPOSE];
+        let Some(pid) = Pid::from_raw(pid).filter(|_| known.contains(&purpose.as_str())) else {
+            bail!("{}: in use by {purpose} (pid {pid}), which stops it itself", data.display());
+        };
+        rustix::process::kill_process(pid, Signal::TERM)?;
+        let deadline = Instant::now() + STOP_TIMEOUT;
+        while Cluster::owner(&data).is_some() {
+            if Instant::now() >= deadline {
+                bail!("{purpose} (pid {}) did not stop within {} s", pid.as_raw_nonzero(), STOP_TIMEOUT.as_secs());
+            }
+            tokio::time::sleep(POLL).await;
+        }
+        println!("stopped");
+        return Ok(Outcome::Good);
+    }
+    if !Cluster::is_running(&data)? {
+        println!("not running");
+        return Ok(Outcome::Good);
+    }
+    Cluster::stop_detached(&data).await?;
+    println!("stopped");
+    Ok(Outcome::Good)
+}

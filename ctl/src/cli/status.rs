@@ -1,0 +1,185 @@
+//! `howdahctl status`: one line per node, or the JSON that scripts rely on.
+//!
+//! The JSON is a contract: its keys stay as they are. A node that does not answer is in it with role "unreachable" and null where only the
+//! node itself could know.
+
+use super::target::{View, leader};
+use super::{Outcome, Status};
+use howdah_ctl::core::table::{Align, render};
+use serde::Serialize;
+use std::collections::BTreeMap;
+
+const UNREACHABLE: &str = "unreachable";
+
+#[derive(Debug, Serialize)]
+struct Json {
+    groups: Vec<Group>,
+}
+
+#[derive(Debug, Serialize)]
+struct Group {
+    id: u32,
+    leader: Option<u64>,
+    nodes: Vec<Node>,
+}
+
+#[derive(Debug, Serialize)]
+struct Node {
+    id: Option<u64>,
+    role: String,
+    open: bool,
+    term: Option<u64>,
+    committed_index: Option<u64>,
+    applied_index: Option<u64>,
+    lag_ms: Option<u64>,
+    postgres_version: Option<String>,
+    sql_address: Option<String>,
+    admin_address: String,
+}
+
+pub(crate) async fn run(arguments: Status) -> anyhow::Result<Outcome> {
+    let views = arguments.target.resolve()?.observe().await;
+    if arguments.json {
+        println!("{}", serde_json::to_string_pretty(&json(&views))?);
+    } else {
+        println!("{}", table(&views));
+    }
+    Ok(if leader(&views).is_some() { Outcome::Good } else { Outcome::Bad })
+}
+
+fn json(views: &[View]) -> Json {
+    let mut groups: BTreeMap<u32, Vec<&View>> = BTreeMap::new();
+    for view in views {
+        // A node that does not answer is taken for one of the home group, the only one that a local cluster has.
+        let group = view.status.as_ref().map_or(0, |status| status.group.0);
+        groups.entry(group).or_default().push(view);
+    }
+    let group = |(id, members): (u32, Vec<&View>)| Group {
+        id,
+        leader: leader(views).filter(|found| members.iter().any(|view| std::ptr::eq(*view, *found))).and_then(|view| Some(view.id?.0)),
+        nodes: members.into_iter().map(node).collect(),
+    };
+    Json { groups: groups.into_iter().map(group).collect() }
+}
+
+fn node(view: &View) -> Node {
+    let status = view.status.as_ref().ok();
+    Node {
+        id: view.id.map(|id| id.0),
+        role: status.map_or(UNREACHABLE.to_owned(), |status| status.role.to_string()),
+        open: status.is_some_and(|status| status.open),
+        term: status.map(|status| status.term.0),
+        committed_index: status.map(|status| status.committed_index.0),
+        applied_index: status.map(|status| status.applied_index.0),
+        lag_ms: status.map(|status| status.lag_ms),
+        postgres_version: status.map(|status| status.postgres_version.clone()),
+        sql_address: status.map(|status| status.sql_address.clone()).or_else(|| view.sql.clone()),
+        admin_address: view.admin.clone(),
+    }
+}
+
+pub(crate) fn table(views: &[View]) -> String {
+    let columns = [
+        ("node", Align::Right),
+        ("role", Align::Left),
+        ("state", Align::Left),
+        ("term", Align::Right),
+        ("index", Align::Right),
+        ("applied", Align::Right),
+        ("lag", Align::Right),
+        ("postgres", Align::Left),
+        ("sql", Align::Left),
+        ("admin", Align::Left),
+        ("detail", Align::Left),
+    ];
+    let row = |view: &View| {
+        let node = node(view);
+        let number = |value: Option<u64>| value.map_or("-".to_owned(), |value| value.to_string());
+        let detail = match &view.status {
+            Ok(status) => status.detail.clone(),
+            Err(why) => why.clone(),
+        };
+        vec![
+            number(node.id),
+            node.role.clone(),
+            if node.role == UNREACHABLE {
+                "-"
+            } else if node.open {
+                "open"
+            } else {
+                "closed"
+            }
+            .to_owned(),
+            number(node.term),
+            number(node.committed_index),
+            number(node.applied_index),
+            node.lag_ms.map_or("-".to_owned(), |ms| format!("{ms} ms")),
+            node.postgres_version.unwrap_or("-".to_owned()),
+            node.sql_address.unwrap_or("-".to_owned()),
+            node.admin_address,
+            detail,
+        ]
+    };
+    render(&columns, &views.iter().map(row).collect::<Vec<_>>())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use howdah_protocol::admin::{NodeStatus, Role};
+    use howdah_protocol::{GroupId, LogIndex, NodeId, Term};
+
+    fn view(id: u64, role: Role, open: bool, term: u64) -> View {
+        let status = NodeStatus {
+            cluster: "c".to_owned(),
+            group: GroupId(0),
+            id: NodeId(id),
+            role,
+            open,
+            epoch: None,
+            term: Term(term),
+            leader: None,
+            committed_index: LogIndex(9),
+            applied_index: LogIndex(8),
+            lag_ms: 3,
+            postgres_version: "15.1".to_owned(),
+            sql_address: "h:1".to_owned(),
+            admin_address: "h:2".to_owned(),
+            detail: "fine".to_owned(),
+        };
+        View { id: Some(NodeId(id)), admin: "h:2".to_owned(), sql: Some("h:1".to_owned()), status: Ok(status) }
+    }
+
+    fn views() -> Vec<View> {
+        let lost = View { id: Some(NodeId(3)), admin: "h:6".to_owned(), sql: Some("h:5".to_owned()), status: Err("refused".to_owned()) };
+        vec![view(1, Role::Leader, true, 4), view(2, Role::Leader, true, 5), lost]
+    }
+
+    #[test]
+    fn the_json_has_exactly_the_promised_keys() {
+        let value = serde_json::to_value(json(&views())).expect("serialises");
+        let keys = |value: &serde_json::Value| {
+            let mut keys: Vec<_> = value.as_object().expect("an object").keys().cloned().collect();
+            keys.sort();
+            keys.join(" ")
+        };
+        let group = &value["groups"][0];
+        assert_eq!(keys(&value), "groups");
+        assert_eq!(keys(group), "id leader nodes");
+        let expected = "admin_address applied_index committed_index id lag_ms open postgres_version role sql_address term";
+        for node in group["nodes"].as_array().expect("nodes") {
+            assert_eq!(keys(node), expected);
+        }
+        assert_eq!(group["leader"], 2, "the higher term leads");
+        assert_eq!(group["nodes"][0]["lag_ms"], 3);
+        assert_eq!((&group["nodes"][2]["role"], &group["nodes"][2]["term"]), (&"unreachable".into(), &serde_json::Value::Null));
+        assert_eq!(group["nodes"][2]["sql_address"], "h:5");
+    }
+
+    #[test]
+    fn the_table_shows_the_unreachable_one_with_the_reason() {
+        let table = table(&views());
+        assert!(table.lines().nth(3).expect("third node").contains("unreachable"), "{table}");
+        assert!(table.contains("refused") && table.contains("3 ms"), "{table}");
+    }
+}

@@ -1,0 +1,95 @@
+//! What a local cluster is made of, as its maker asks for it.
+
+use super::{Binaries, Error};
+use crate::postgres;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Ports of a cluster lie in one block; this many nodes fit between the block's offsets.
+pub(crate) const NODES_MAX: u32 = 9;
+pub(crate) const PORT_DEFAULT: u16 = 6432;
+const START_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// Who outlives whom.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lifetime {
+    /// Nothing outlives the process that started it.
+    Owned,
+    /// The cluster runs on after [`super::Cluster::detach`].
+    Detached,
+}
+
+/// The block of ports: proxy at the base, its admin API at +1, the nodes' admin APIs at +10+id, their Postgres at +20+id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Port {
+    /// 6432 for a new cluster, its own for one that is resumed.
+    Default,
+    /// This base. A resumed cluster must have been made with it.
+    Fixed(u16),
+    /// A free block, for tests that run beside each other.
+    Any,
+}
+
+#[derive(Debug, Clone)]
+pub struct Options {
+    pub data: PathBuf,
+    /// Name of a new cluster.
+    pub name: String,
+    pub nodes: u32,
+    /// The count was asked for, rather than left to the default: a resumed cluster must have it.
+    pub nodes_explicit: bool,
+    pub port: Port,
+    pub lifetime: Lifetime,
+    /// What the owner does, for the message to whoever finds the folder in use.
+    pub purpose: String,
+    pub binaries: Binaries,
+    pub pg_bin_dir: PathBuf,
+    /// Whom Postgres runs as when this process is root.
+    pub os_user: String,
+    /// The database that is served. Its owner is the role of the same name as [`Self::app_role`].
+    pub database: String,
+    pub app_role: String,
+    /// Further settings for every Postgres.
+    pub settings: BTreeMap<String, String>,
+    /// Overrides in the sidecars' `[timing]`, in milliseconds.
+    pub timing: BTreeMap<String, u64>,
+    /// Further keys of the proxy's configuration.
+    pub proxy: BTreeMap<String, toml::Value>,
+    /// From the first process started to the first statement served.
+    pub start_timeout: Duration,
+}
+
+impl Options {
+    /// Three nodes on the default port, owned by this process; the binaries and PostgreSQL are looked for as documented at
+    /// [`Binaries::find`] and [`postgres::bin_dir`].
+    pub fn new(data: impl Into<PathBuf>) -> Result<Self, Error> {
+        Ok(Self {
+            data: data.into(),
+            name: "local".to_owned(),
+            nodes: 3,
+            nodes_explicit: false,
+            port: Port::Default,
+            lifetime: Lifetime::Owned,
+            purpose: "howdahctl".to_owned(),
+            binaries: Binaries::find()?,
+            pg_bin_dir: postgres::bin_dir()?,
+            os_user: postgres::OS_USER.to_owned(),
+            database: "app".to_owned(),
+            app_role: "app".to_owned(),
+            settings: BTreeMap::new(),
+            timing: BTreeMap::new(),
+            proxy: BTreeMap::new(),
+            start_timeout: START_TIMEOUT,
+        })
+    }
+
+    /// For tests: a free block of ports, so that many run beside each other.
+    pub fn for_test(data: impl Into<PathBuf>) -> Result<Self, Error> {
+        Ok(Self { port: Port::Any, purpose: "a test".to_owned(), ..Self::new(data)? })
+    }
+
+    pub(super) fn check(&self) -> Result<(), Error> {
+        if (1..=NODES_MAX).contains(&self.nodes) { Ok(()) } else { Err(Error::NodeCount { nodes: self.nodes, max: NODES_MAX }) }
+    }
+}

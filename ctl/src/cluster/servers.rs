@@ -1,0 +1,63 @@
+//! The Postgres of a node, found through its data directory: the postmaster and every process below it.
+//!
+//! Backends outlive a killed postmaster for a moment and hold the shared memory, so that the next start fails: they are killed too, and waited for.
+
+use super::Error;
+use super::process::{KILLED_TIMEOUT, start_time, stat};
+use rustix::process::{Pid, Signal};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+const POLL: Duration = Duration::from_millis(5);
+
+#[derive(Debug, Default)]
+pub(crate) struct Servers {
+    /// pid and start time; the postmaster first, so that it does not start new ones for those that die.
+    processes: Vec<(i32, u64)>,
+}
+
+/// What runs on this data directory right now; nothing when no Postgres does.
+pub(crate) fn of(pg_data: &Path) -> Servers {
+    let Some(postmaster) = postmaster(pg_data) else { return Servers::default() };
+    let mut processes: Vec<(i32, u64)> = start_time(postmaster).map(|start| (postmaster, start)).into_iter().collect();
+    let pids = std::fs::read_dir("/proc").into_iter().flatten().filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<i32>().ok());
+    let children = pids.filter(|pid| stat(*pid).is_some_and(|stat| stat.parent == postmaster));
+    processes.extend(children.filter_map(|pid| Some((pid, start_time(pid)?))));
+    Servers { processes }
+}
+
+/// The pid in postmaster.pid is only believed when that process' working directory is this data directory: the file survives crashes.
+pub(crate) fn postmaster(pg_data: &Path) -> Option<i32> {
+    let text = std::fs::read_to_string(pg_data.join("postmaster.pid")).ok()?;
+    let pid: i32 = text.lines().next()?.trim().parse().ok()?;
+    let works_in = std::fs::read_link(format!("/proc/{pid}/cwd")).ok()?;
+    (works_in == pg_data.canonicalize().ok()?).then_some(pid)
+}
+
+impl Servers {
+    pub(crate) fn kill(&mut self) {
+        for (pid, start) in &self.processes {
+            if start_time(*pid) == Some(*start)
+                && let Some(pid) = Pid::from_raw(*pid)
+            {
+                // It can only fail because the process ended in between, which is what was wanted.
+                let _ = rustix::process::kill_process(pid, Signal::KILL);
+            }
+        }
+    }
+
+    pub(crate) async fn wait_gone(&mut self) -> Result<(), Error> {
+        let deadline = Instant::now() + KILLED_TIMEOUT;
+        while self.processes.iter().any(|(pid, start)| start_time(*pid) == Some(*start)) {
+            if Instant::now() >= deadline {
+                return Err(Error::TimedOut {
+                    what: "the end of a killed Postgres".to_owned(),
+                    after: KILLED_TIMEOUT,
+                    detail: String::new(),
+                });
+            }
+            tokio::time::sleep(POLL).await;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,53 @@
+//! A small client for other nodes' admin API: one connection per call.
+
+use super::SECRET_HEADER;
+use bytes::Bytes;
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper::body::Incoming;
+use hyper::{Request, Response};
+use hyper_util::rt::TokioIo;
+use serde::de::DeserializeOwned;
+use tokio::net::TcpStream;
+
+const ANSWER_BYTES_MAX: usize = 16 << 20;
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("cannot reach {address}: {source}")]
+    Reach { address: String, source: std::io::Error },
+    #[error("{address}: {source}")]
+    Http { address: String, source: hyper::Error },
+    #[error("{address} answered {status}: {body}")]
+    Refused { address: String, status: u16, body: String },
+    #[error("{address} answered something else than expected: {what}")]
+    Garbled { address: String, what: String },
+}
+
+/// Sends a GET and gives the answer once its head is there; its body is still to be read. The caller bounds the time.
+pub async fn get(address: &str, path: &str, secret: Option<&str>) -> Result<Response<Incoming>, Error> {
+    let stream = TcpStream::connect(address).await.map_err(|source| Error::Reach { address: address.to_owned(), source })?;
+    let http = |source| Error::Http { address: address.to_owned(), source };
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(http)?;
+    tokio::spawn(connection);
+    let mut request = Request::get(path).header("host", address);
+    if let Some(secret) = secret {
+        request = request.header(SECRET_HEADER, secret);
+    }
+    let garbled = |what: String| Error::Garbled { address: address.to_owned(), what };
+    let request = request.body(Empty::<Bytes>::new()).map_err(|error| garbled(error.to_string()))?;
+    let response = sender.send_request(request).await.map_err(http)?;
+    if response.status().is_success() {
+        return Ok(response);
+    }
+    let status = response.status().as_u16();
+    let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await.map_err(|error| garbled(error.to_string()))?;
+    Err(Error::Refused { address: address.to_owned(), status, body: String::from_utf8_lossy(&body.to_bytes()).into_owned() })
+}
+
+/// Sends a GET and reads the JSON that it answers. The caller bounds the time.
+pub async fn get_json<T: DeserializeOwned>(address: &str, path: &str) -> Result<T, Error> {
+    let response = get(address, path, None).await?;
+    let garbled = |what: String| Error::Garbled { address: address.to_owned(), what };
+    let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await.map_err(|error| garbled(error.to_string()))?;
+    serde_json::from_slice(&body.to_bytes()).map_err(|error| garbled(error.to_string()))
+}

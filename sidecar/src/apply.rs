@@ -1,0 +1,288 @@
+//! Applying: the decided log becomes rows in this node's Postgres.
+//!
+//! ```text
+//! Log --read--> plan (core::coalesce) --steps--> one local transaction with set-based statements + howdah.progress
+//!                                                   |
+//!                                                Applied { index } (what a new transaction here sees)
+//! ```
+//!
+//! Invariants:
+//! - Readers see prefixes of the log: one local transaction per batch of whole entries.
+//! - The position is written in the same transaction as the rows, so a crash loses both or none; apply resumes exactly where Postgres is.
+//! - Nothing here waits for the gate: the session commits with `synchronous_commit = off`. The log is the durability.
+//! - Everything that is written carries the replication origin, so that capture skips it, and fires no triggers.
+//! - What this Postgres wrote itself as leader is not written again; only the position moves.
+//!
+//! Never: skip an entry that cannot be executed. The position stays, the reason is published, and it is tried again.
+
+mod catalog;
+mod ddl;
+mod execute;
+mod params;
+pub mod progress;
+mod runner;
+mod session;
+mod sql;
+#[cfg(test)]
+mod tests;
+mod unblock;
+
+use crate::core::{coalesce, ddl as command};
+use crate::pg::connect::{self, Target};
+use bytes::Bytes;
+use howdah_protocol::{InstanceId, LogIndex};
+use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
+
+/// The decided log, as apply needs it.
+pub trait Log: Send + Sync + 'static {
+    /// The last decided entry that this node knows of.
+    fn decided(&self) -> LogIndex;
+
+    /// Returns once an entry behind `index` is decided.
+    fn decided_past(&self, index: LogIndex) -> impl Future<Output = ()> + Send;
+
+    /// Decided entries from `from` on, in order and without holes, up to about `bytes_max` but at least one where there is one.
+    /// `None` stands for Raft's own entries.
+    fn read(&self, from: LogIndex, bytes_max: usize) -> impl Future<Output = Result<Vec<(LogIndex, Option<Bytes>)>, LogError>> + Send;
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum LogError {
+    #[error("the log begins at {first}; this node is too far behind and must be seeded again")]
+    Purged { first: LogIndex },
+    #[error("reading the log: {0}")]
+    Failed(String),
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error(transparent)]
+    Connect(#[from] connect::Error),
+    #[error("{context}: {}", describe(source))]
+    Postgres { context: String, source: tokio_postgres::Error },
+    #[error(transparent)]
+    Log(#[from] LogError),
+    #[error("log entries cannot be applied: {0}")]
+    Plan(#[from] coalesce::Error),
+    #[error("table {table} of the log does not exist on this node")]
+    MissingTable { table: String },
+    #[error("column {column} of table {table} in the log does not exist on this node")]
+    MissingColumn { table: String, column: String },
+    #[error(transparent)]
+    Command(#[from] command::Error),
+    #[error("role {role}, as whom the leader executed {tag}, does not exist on this node: {}", describe(source))]
+    MissingRole { role: String, tag: String, source: tokio_postgres::Error },
+    #[error("`{text}` in the log is no {type_name}")]
+    Value { type_name: String, text: String },
+    #[error("howdah.progress: {0}")]
+    Progress(String),
+    #[error("apply does not reach entry {index} in time (it is at {applied}{})", error.as_ref().map(|error| format!(": {error}")).unwrap_or_default())]
+    NotReached { index: LogIndex, applied: LogIndex, error: Option<String> },
+    #[error("the connection to PostgreSQL is lost")]
+    Disconnected,
+    #[error("apply has stopped")]
+    Stopped,
+}
+
+impl Error {
+    /// The log does not fit this node: trying again cannot help.
+    fn is_fatal(&self) -> bool {
+        match self {
+            Self::Plan(_)
+            | Self::Command(_)
+            | Self::MissingTable { .. }
+            | Self::MissingColumn { .. }
+            | Self::Value { .. }
+            | Self::Progress(_) => true,
+            Self::Log(error) => matches!(error, LogError::Purged { .. }),
+            Self::Connect(_)
+            | Self::Postgres { .. }
+            | Self::MissingRole { .. }
+            | Self::NotReached { .. }
+            | Self::Disconnected
+            | Self::Stopped => false,
+        }
+    }
+
+    /// Postgres understood and said no to the content, rather than being in no state to do it.
+    fn is_refusal(&self) -> bool {
+        // Connection, resources, operator, system, and what a local reader's locks may cause.
+        const TRANSIENT: [&str; 7] = ["08", "53", "55", "57", "58", "40", "25"];
+        let Self::Postgres { source, .. } = self else { return false };
+        source.code().is_some_and(|code| !TRANSIENT.iter().any(|class| code.code().starts_with(class)))
+    }
+
+    fn postgres(context: impl Into<String>, source: tokio_postgres::Error) -> Self {
+        Self::Postgres { context: context.into(), source }
+    }
+}
+
+fn describe(error: &tokio_postgres::Error) -> String {
+    let Some(db) = error.as_db_error() else { return error.to_string() };
+    let part = |name: &str, value: Option<&str>| value.map(|value| format!("; {name}: {value}")).unwrap_or_default();
+    let (detail, location) = (part("detail", db.detail()), part("where", db.where_()));
+    format!("{} (SQLSTATE {}){detail}{location}", db.message(), db.code().code())
+}
+
+/// An identifier, quoted.
+fn quote(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+#[derive(Debug, Clone)]
+pub struct Options {
+    pub target: Target,
+    /// This Postgres: what it wrote itself is skipped.
+    pub instance: InstanceId,
+    /// Entries of about so many bytes are applied in one local transaction.
+    pub batch_bytes_max: usize,
+    /// A short wait for more entries while nobody waits for the position: fewer, larger transactions cost less.
+    pub linger: Duration,
+    /// Sessions of this node that block apply for longer are cancelled.
+    pub max_apply_delay: Duration,
+}
+
+impl Options {
+    #[must_use]
+    pub const fn new(target: Target, instance: InstanceId) -> Self {
+        Self { target, instance, batch_bytes_max: 4 << 20, linger: Duration::from_millis(2), max_apply_delay: Duration::from_secs(30) }
+    }
+}
+
+/// How far this node's Postgres is.
+#[derive(Debug, Clone)]
+pub struct Applied {
+    /// The last entry whose effects a new transaction sees. 0 until the position has been read.
+    pub index: LogIndex,
+    /// When it got there.
+    pub at: Instant,
+    /// The log must be kept from this entry on for this node to go on.
+    pub needs_from: LogIndex,
+    pub transactions: u64,
+    pub batches: u64,
+    /// Batches that had to be applied row by row.
+    pub fallbacks: u64,
+    /// Rows that an update or a delete should have found and did not. Not 0 means that this node differs from the leader.
+    pub rows_missing: u64,
+    /// Why apply does not get on. Cleared when it does.
+    pub error: Option<String>,
+}
+
+/// A running applier. Dropping it stops the applier without waiting.
+#[derive(Debug)]
+pub struct Handle {
+    applied: watch::Receiver<Applied>,
+    control: Arc<Control>,
+    task: tokio::task::JoinHandle<()>,
+    watch: tokio::task::JoinHandle<()>,
+}
+
+/// What others ask of the applier.
+#[derive(Debug)]
+struct Control {
+    /// Nothing behind this entry is applied.
+    pause_at: watch::Sender<Option<LogIndex>>,
+    stop: watch::Sender<bool>,
+    /// Tasks that wait for a position: no lingering meanwhile.
+    waiting: AtomicUsize,
+    wanted: Notify,
+    lag: runner::Lag,
+}
+
+/// Starts applying. It reconnects by itself when Postgres restarts.
+pub fn start<L: Log>(options: Options, log: L) -> Handle {
+    let at = Instant::now();
+    let (publish, applied) = watch::channel(Applied {
+        index: LogIndex(0),
+        at,
+        needs_from: LogIndex(0),
+        transactions: 0,
+        batches: 0,
+        fallbacks: 0,
+        rows_missing: 0,
+        error: None,
+    });
+    let control = Arc::new(Control {
+        pause_at: watch::Sender::new(None),
+        stop: watch::Sender::new(false),
+        waiting: AtomicUsize::new(0),
+        wanted: Notify::new(),
+        lag: runner::Lag::default(),
+    });
+    let log = Arc::new(log);
+    let watch = tokio::spawn(runner::watch_decided(Arc::clone(&log), Arc::clone(&control)));
+    let task = tokio::spawn(runner::run(options, log, publish, Arc::clone(&control)));
+    Handle { applied, control, task, watch }
+}
+
+impl Handle {
+    #[must_use]
+    pub fn applied(&self) -> watch::Receiver<Applied> {
+        self.applied.clone()
+    }
+
+    /// Age of the oldest decided entry that is not applied; zero when there is none.
+    #[must_use]
+    pub fn lag(&self) -> Duration {
+        self.control.lag.of(self.applied.borrow().index)
+    }
+
+    /// Returns once a new transaction on this node sees entry `index`.
+    pub async fn wait_for(&self, index: LogIndex, deadline: Instant) -> Result<(), Error> {
+        let mut applied = self.applied.clone();
+        if applied.borrow().index >= index {
+            return Ok(());
+        }
+        self.control.waiting.fetch_add(1, Ordering::Relaxed);
+        self.control.wanted.notify_one();
+        let reached = tokio::time::timeout_at(deadline, applied.wait_for(|applied| applied.index >= index)).await;
+        let reached = reached.map(|reached| reached.is_ok());
+        self.control.waiting.fetch_sub(1, Ordering::Relaxed);
+        match reached {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(Error::Stopped),
+            Err(_) => {
+                let now = applied.borrow();
+                Err(Error::NotReached { index, applied: now.index, error: now.error.clone() })
+            }
+        }
+    }
+
+    /// Applies nothing behind `index` until [`Handle::resume`]. Where apply is further already, it stays where it is: see
+    /// [`Handle::applied`]. A batch that is being applied may end behind `index`.
+    pub fn pause(&self, index: LogIndex) {
+        self.control.pause_at.send_replace(Some(index));
+    }
+
+    pub fn resume(&self) {
+        self.control.pause_at.send_replace(None);
+    }
+
+    /// Ends after the batch in flight.
+    pub async fn stop(mut self) {
+        const STOP_TIMEOUT: Duration = Duration::from_secs(10);
+        self.control.stop.send_replace(true);
+        if tokio::time::timeout(STOP_TIMEOUT, &mut self.task).await.is_err() {
+            self.task.abort();
+        }
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.control.stop.send_replace(true);
+        self.task.abort();
+        self.watch.abort();
+    }
+}
+
+/// Makes this node's roles equal to the state that `howdah.roles_state()` gave on another, in JSON.
+pub async fn apply_roles(client: &tokio_postgres::Client, json: &str) -> Result<(), Error> {
+    let state = serde_json::from_str(json).map_err(|error| Error::Progress(format!("roles of the leader: {error}")))?;
+    ddl::make_roles(client, &state).await
+}

@@ -1,0 +1,10 @@
+//! Decisions without IO: no tokio, no clock, no sockets, no openraft types. Everything here can be tested with made-up input.
+
+pub mod assemble;
+pub mod coalesce;
+pub mod ddl;
+pub mod decisions;
+pub mod entry;
+pub mod lag;
+pub mod pgoutput;
+pub mod role;

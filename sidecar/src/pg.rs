@@ -1,0 +1,7 @@
+//! Everything that speaks to this node's Postgres; the only user of tokio-postgres.
+
+pub mod access;
+pub mod connect;
+pub mod replication;
+pub mod schema;
+pub mod server;

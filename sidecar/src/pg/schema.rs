@@ -1,0 +1,148 @@
+//! The `howdah` schema of a node, who the node is, and whether its Postgres can be used at all.
+
+use crate::config::{Config, Mode};
+use crate::core::decisions::Decisions;
+use crate::pg::connect::{self, Target};
+use howdah_protocol::settings::{POSTGRES_VERSION_MIN, PROXY_ROLE};
+use howdah_protocol::{InstanceId, LogIndex};
+use tokio_postgres::Client;
+
+const SQL: &str = include_str!("schema.sql");
+/// What Howdah does in this session is local to the node: it fires no event triggers and is not captured.
+const LOCAL: &str = "-c session_replication_role=replica";
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error(transparent)]
+    Connect(#[from] connect::Error),
+    #[error(transparent)]
+    Sql(#[from] tokio_postgres::Error),
+    #[error("this PostgreSQL cannot be used:\n{}", .0.join("\n"))]
+    Unfit(Vec<String>),
+    #[error("the database belongs to node {node} of cluster \"{cluster}\"; this sidecar is node {expected_node} of \"{expected_cluster}\"")]
+    Stranger { cluster: String, node: u64, expected_cluster: String, expected_node: u64 },
+}
+
+/// A settled node: its life, and the version of its server.
+#[derive(Debug, Clone)]
+pub struct Settled {
+    pub instance: InstanceId,
+    pub version: String,
+}
+
+/// Where a fresh node starts: at the beginning of the log, or at what it was seeded with.
+#[derive(Debug, Clone, Default)]
+pub struct Origin {
+    pub applied: LogIndex,
+    pub decisions: Decisions,
+}
+
+/// Checks the server, makes the database, the roles and the schema where they are missing, and says who this node is.
+pub async fn settle(config: &Config, target: &Target, new_instance: InstanceId) -> Result<Settled, Error> {
+    let mut maintenance = target.clone();
+    if config.postgres.mode == Mode::Managed {
+        maintenance.database = "postgres".to_owned();
+    }
+    let server = maintenance.connect("howdah-settle", LOCAL).await?;
+    let problems = check(&server).await?;
+    if !problems.is_empty() {
+        return Err(Error::Unfit(problems));
+    }
+    let (role, database) = (quoted(&config.postgres.app_role), quoted(&config.postgres.database));
+    if server.query_opt("SELECT FROM pg_roles WHERE rolname = $1", &[&config.postgres.app_role]).await?.is_none() {
+        server.batch_execute(&format!("CREATE ROLE {role}")).await?;
+    }
+    if server.query_opt("SELECT FROM pg_database WHERE datname = $1", &[&config.postgres.database]).await?.is_none() {
+        server.batch_execute(&format!("CREATE DATABASE {database} OWNER {role}")).await?;
+    }
+    let client = target.connect("howdah-settle", LOCAL).await?;
+    client.batch_execute(SQL).await?;
+    let password = config.postgres.proxy_password.replace('\'', "''");
+    client.batch_execute(&format!("ALTER ROLE {PROXY_ROLE} PASSWORD '{password}'")).await?;
+    let instance = identity(config, &client, new_instance).await?;
+    let version: String = client.query_one("SHOW server_version", &[]).await?.get(0);
+    let version = version.split(' ').next().unwrap_or_default().to_owned();
+    Ok(Settled { instance, version })
+}
+
+async fn identity(config: &Config, client: &Client, new_instance: InstanceId) -> Result<InstanceId, Error> {
+    let fresh = i64::try_from(new_instance.0).expect("instance ids are made with 63 bits");
+    let node = i64::try_from(config.node.0).unwrap_or(i64::MAX);
+    let state = serde_json::to_string(&Decisions::default()).expect("maps with string keys become JSON");
+    client
+        .execute(
+            "INSERT INTO howdah.node (cluster, node, instance) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING",
+            &[&config.cluster, &node, &fresh],
+        )
+        .await?;
+    client
+        .execute("INSERT INTO howdah.progress (applied_index, state) VALUES (0, $1::text::jsonb) ON CONFLICT DO NOTHING", &[&state])
+        .await?;
+    let row = client.query_one("SELECT cluster, node, instance FROM howdah.node", &[]).await?;
+    let (cluster, found): (String, i64) = (row.get(0), row.get(1));
+    if cluster != config.cluster || found != node {
+        return Err(Error::Stranger {
+            cluster,
+            node: found.unsigned_abs(),
+            expected_cluster: config.cluster.clone(),
+            expected_node: config.node.0,
+        });
+    }
+    Ok(InstanceId(row.get::<_, i64>(2).unsigned_abs()))
+}
+
+/// Everything that makes a server unfit, each with what to set.
+async fn check(server: &Client) -> Result<Vec<String>, Error> {
+    let row = server
+        .query_one(
+            "SELECT current_setting('server_version_num')::int, current_setting('server_version'), current_setting('wal_level'),
+                current_setting('max_replication_slots')::int, current_setting('max_wal_senders')::int,
+                current_setting('max_prepared_transactions')::int, current_setting('synchronous_standby_names'),
+                current_setting('fsync'), current_setting('is_superuser'), current_setting('server_encoding')",
+            &[],
+        )
+        .await?;
+    let version: i32 = row.get(0);
+    let text = |at: usize| row.get::<_, String>(at);
+    let number = |at: usize| row.get::<_, i32>(at);
+    let mut problems = Vec::new();
+    let mut require = |good: bool, problem: String| {
+        if !good {
+            problems.push(format!("- {problem}"));
+        }
+    };
+    require(
+        version.unsigned_abs() >= POSTGRES_VERSION_MIN,
+        format!(
+            "PostgreSQL {} is too old: upgrade to 15.13 or later (earlier ones have a start-up race in which commits do not wait)",
+            text(1)
+        ),
+    );
+    require(text(2) == "logical", format!("wal_level is {}: set wal_level = logical and restart", text(2)));
+    require(number(3) >= 4, format!("max_replication_slots is {}: set it to 4 or more and restart", number(3)));
+    require(number(4) >= 4, format!("max_wal_senders is {}: set it to 4 or more and restart", number(4)));
+    require(number(5) >= 1, format!("max_prepared_transactions is {}: set it to 100 and restart", number(5)));
+    require(
+        text(6) == howdah_protocol::settings::GATE_APPLICATION_NAME,
+        format!("synchronous_standby_names is '{}': set synchronous_standby_names = 'howdah' and reload", text(6)),
+    );
+    require(text(7) == "on", "fsync is off: set fsync = on and reload; nothing survives a crash without it".to_owned());
+    require(text(8) == "on", "the sidecar's role is not a superuser: ALTER ROLE ... SUPERUSER".to_owned());
+    require(text(9) == "UTF8", format!("the database's encoding is {}: create it with ENCODING 'UTF8'", text(9)));
+    Ok(problems)
+}
+
+/// Writes where a seeded node starts.
+pub async fn set_origin(target: &Target, origin: &Origin) -> Result<(), Error> {
+    let client = target.connect("howdah-settle", LOCAL).await?;
+    let index = i64::try_from(origin.applied.0).unwrap_or(i64::MAX);
+    let state = serde_json::to_string(&origin.decisions).expect("maps with string keys become JSON");
+    client.execute("UPDATE howdah.progress SET applied_index = $1, state = $2::text::jsonb", &[&index, &state]).await?;
+    Ok(())
+}
+
+/// An SQL identifier.
+#[must_use]
+pub fn quoted(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}

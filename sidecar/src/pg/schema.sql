@@ -1,0 +1,282 @@
+-- Howdah's own objects in a node's database. Runs at every start of a sidecar, in a session with
+-- session_replication_role = replica (so that nothing here is captured) and synchronous_commit = local.
+-- The schema is local to the node: it is never captured, dumped or applied.
+
+CREATE SCHEMA IF NOT EXISTS howdah;
+GRANT USAGE ON SCHEMA howdah TO PUBLIC;
+
+-- Which life of which data directory this is. One row.
+CREATE TABLE IF NOT EXISTS howdah.node (
+    only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row),
+    cluster text NOT NULL,
+    node bigint NOT NULL,
+    instance bigint NOT NULL
+);
+
+-- How far the log is applied here, and what that prefix decided. Written in the same transaction as the rows. One row.
+CREATE TABLE IF NOT EXISTS howdah.progress (
+    only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row),
+    applied_index bigint NOT NULL,
+    state jsonb NOT NULL
+);
+
+DO $$ BEGIN
+    IF NOT EXISTS (SELECT FROM pg_replication_origin WHERE roname = 'howdah') THEN
+        PERFORM pg_replication_origin_create('howdah');
+    END IF;
+    IF NOT EXISTS (SELECT FROM pg_publication WHERE pubname = 'howdah') THEN
+        CREATE PUBLICATION howdah FOR ALL TABLES;
+    END IF;
+    IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'howdah_proxy') THEN
+        CREATE ROLE howdah_proxy LOGIN;
+    END IF;
+END $$;
+
+-- A message in the log is executed on every follower: nobody else may write one. Large objects are not decoded.
+REVOKE EXECUTE ON FUNCTION pg_logical_emit_message(boolean, text, text), pg_logical_emit_message(boolean, text, bytea),
+    lo_creat(integer), lo_create(oid), lo_from_bytea(oid, bytea), lo_import(text), lo_import(text, oid), lo_open(oid, integer),
+    lo_put(oid, bigint, bytea), lo_truncate(integer, integer), lo_truncate64(integer, bigint), lo_unlink(oid), lowrite(integer, bytea)
+    FROM PUBLIC;
+
+-- The epoch of the node's present opening: an advisory lock that the sidecar's session holds, so that a crash of Postgres, or the
+-- death of the sidecar, takes it away by itself. NULL where the node is not open.
+CREATE OR REPLACE FUNCTION howdah.serving_epoch() RETURNS bigint
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog AS $$
+    SELECT ((l.classid::bigint & 65535) << 32) | l.objid::bigint
+    FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid
+    WHERE l.locktype = 'advisory' AND l.objsubid = 1 AND l.granted AND l.classid::bigint >> 16 = 18500
+      AND a.application_name = 'howdah-epoch' AND a.usename = current_user
+    LIMIT 1
+$$;
+
+-- The password verifier of a role, for the proxy to check a login against.
+CREATE OR REPLACE FUNCTION howdah.user_lookup(role_name text, OUT verifier text, OUT can_login boolean) RETURNS SETOF record
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog AS $$
+    SELECT rolpassword, rolcanlogin AND (rolvaliduntil IS NULL OR rolvaliduntil > now())
+    FROM pg_authid WHERE rolname = role_name AND NOT rolname LIKE 'howdah%'
+$$;
+REVOKE ALL ON FUNCTION howdah.user_lookup(text) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION howdah.user_lookup(text) TO howdah_proxy;
+
+-- Every role and membership of the cluster as JSON: what a follower makes its own roles equal to.
+CREATE OR REPLACE FUNCTION howdah.roles_state() RETURNS jsonb
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog AS $$
+    WITH ours AS (
+        SELECT * FROM pg_authid WHERE rolname NOT LIKE 'pg\_%' AND rolname NOT LIKE 'howdah%' AND oid <> 10
+    )
+    SELECT jsonb_build_object(
+        'kind', 'roles',
+        'roles', (SELECT coalesce(jsonb_agg(jsonb_build_object(
+            'name', r.rolname, 'superuser', r.rolsuper, 'createdb', r.rolcreatedb, 'createrole', r.rolcreaterole,
+            'inherit', r.rolinherit, 'login', r.rolcanlogin, 'replication', r.rolreplication, 'bypassrls', r.rolbypassrls,
+            'connlimit', r.rolconnlimit, 'verifier', r.rolpassword, 'valid_until', r.rolvaliduntil,
+            'config', (SELECT setconfig FROM pg_db_role_setting s WHERE s.setrole = r.oid AND s.setdatabase = 0)
+            ) ORDER BY r.rolname), '[]') FROM ours r),
+        'members', (SELECT coalesce(jsonb_agg(jsonb_build_object(
+            'role', g.rolname, 'member', m.rolname, 'admin', a.admin_option, 'grantor', o.rolname)
+            ORDER BY g.rolname, m.rolname), '[]')
+            FROM pg_auth_members a JOIN pg_authid g ON g.oid = a.roleid JOIN ours m ON m.oid = a.member
+            LEFT JOIN pg_authid o ON o.oid = a.grantor),
+        'db_settings', (SELECT coalesce(jsonb_agg(jsonb_build_object(
+            'database', d.datname, 'role', r.rolname, 'config', s.setconfig) ORDER BY d.datname, r.rolname), '[]')
+            FROM pg_db_role_setting s JOIN pg_database d ON d.oid = s.setdatabase LEFT JOIN ours r ON r.oid = s.setrole
+            WHERE s.setrole = 0 OR r.oid IS NOT NULL))
+$$;
+REVOKE ALL ON FUNCTION howdah.roles_state() FROM PUBLIC;
+
+-- Puts the roles into the log, in the caller's transaction: there is no event trigger for them.
+CREATE OR REPLACE FUNCTION howdah.capture_roles() RETURNS void
+LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog AS $$
+    SELECT pg_logical_emit_message(true, 'howdah', howdah.roles_state()::text)
+$$;
+
+-- DDL. on_ddl runs as the user and only passes on the user's search_path and role; log_ddl does the work as Howdah and takes nobody
+-- else's word: it looks at the call stack.
+CREATE OR REPLACE FUNCTION howdah.on_ddl() RETURNS event_trigger LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM howdah.log_ddl(TG_TAG, pg_catalog.current_setting('search_path'), current_user::pg_catalog.text);
+END $$;
+
+CREATE OR REPLACE FUNCTION howdah.emit_ddl(tag text, sql text, nth integer, path text, role_name text, missing jsonb, creates jsonb)
+RETURNS void
+LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog AS $$
+    SELECT pg_logical_emit_message(true, 'howdah', (jsonb_build_object('kind', 'ddl', 'tag', tag, 'sql', sql, 'nth', nth,
+        'search_path', path, 'role', role_name, 'missing', coalesce(missing, '[]'))
+        || CASE WHEN creates IS NULL THEN '{}' ELSE jsonb_build_object('creates', creates) END)::text)
+$$;
+REVOKE ALL ON FUNCTION howdah.emit_ddl(text, text, integer, text, text, jsonb, jsonb) FROM PUBLIC;
+
+-- Relations and everything that inherits from them or is a partition of them.
+CREATE OR REPLACE FUNCTION howdah.with_children(roots oid[]) RETURNS SETOF oid
+LANGUAGE sql STABLE SET search_path = pg_catalog AS $$
+    WITH RECURSIVE tree(relation) AS (
+        SELECT unnest(roots) UNION SELECT i.inhrelid FROM pg_inherits i JOIN tree ON i.inhparent = tree.relation
+    ) SELECT relation FROM tree
+$$;
+
+CREATE OR REPLACE FUNCTION howdah.log_ddl(tag text, path text, role_name text) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog SET session_replication_role = replica SET lc_messages = 'C' AS $$
+DECLARE
+    -- The statement below comes back in the stack of every call; what follows it is where the DDL came from.
+    caller constant text := '^PL/pgSQL function howdah\.log_ddl\(text,text,text\) line \d+ at GET DIAGNOSTICS\n'
+        'SQL statement "[^"]*"\nPL/pgSQL function howdah\.on_ddl\(\) line \d+ at PERFORM(\n|$)';
+    stack text;
+    query text := current_query();
+    nth integer := 0;
+    counted text[];
+    relations oid[];
+    commands integer;
+    elsewhere integer;
+    temporary integer;
+    creates jsonb;
+BEGIN
+    GET DIAGNOSTICS stack = PG_CONTEXT;
+    IF stack !~ caller THEN
+        RAISE insufficient_privilege USING MESSAGE = 'howdah.log_ddl is called by Howdah''s event trigger only',
+            HINT = 'If this was a DDL statement: take the schema howdah out of search_path.';
+    END IF;
+    SELECT array_agg(objid) FILTER (WHERE classid = 'pg_class'::regclass AND objid <> 0), count(*),
+           count(*) FILTER (WHERE in_extension), count(*) FILTER (WHERE schema_name = 'pg_temp')
+        INTO relations, commands, elsewhere, temporary FROM pg_event_trigger_ddl_commands();
+    -- An extension's script runs again with CREATE EXTENSION.
+    IF elsewhere > 0 THEN
+        RETURN;
+    END IF;
+    stack := regexp_replace(stack, caller, '');
+    IF stack = '' THEN
+        -- Sent by the client: which of the message's statements it is, is told by counting.
+        counted := string_to_array(current_setting('howdah.ddl', true), '#');
+        IF counted[1] = statement_timestamp()::text THEN
+            nth := counted[2]::integer + 1;
+        END IF;
+        PERFORM set_config('howdah.ddl', statement_timestamp()::text || '#' || nth, true);
+    ELSIF stack LIKE 'SQL statement "%' THEN
+        -- Run by PL/pgSQL: the stack has the very statement.
+        query := substring(stack FROM '^SQL statement "(.*?)"\nPL/pgSQL function ');
+    ELSE
+        query := NULL;
+    END IF;
+    -- Temporary objects are the session's own.
+    IF commands > 0 AND temporary = commands THEN
+        RETURN;
+    END IF;
+    IF current_setting('howdah.dropped', true) = statement_timestamp()::text || ' temporary' THEN
+        PERFORM set_config('howdah.dropped', '', true);
+        RETURN;
+    END IF;
+    IF query ~* 'enable\s+(always|replica)\s+(trigger|rule)' THEN
+        RAISE feature_not_supported USING MESSAGE = 'triggers and rules that fire on replicas are not replicated',
+            HINT = 'They would fire again on every follower. An ordinary trigger fires once, on the leader, and its effects are replicated.';
+    END IF;
+    IF query IS NULL THEN
+        RAISE feature_not_supported USING MESSAGE = format('%s inside a function that is not PL/pgSQL cannot be replicated', tag),
+            HINT = 'Run the statement by itself, or from PL/pgSQL (DO).';
+    END IF;
+
+    IF tag IN ('CREATE TABLE AS', 'SELECT INTO') THEN
+        -- The structure travels as DDL, the rows as rows.
+        SELECT format('CREATE %sTABLE %s (%s)', CASE c.relpersistence WHEN 'u' THEN 'UNLOGGED ' ELSE '' END, c.oid::regclass,
+                string_agg(format('%I %s', a.attname, format_type(a.atttypid, a.atttypmod)
+                    || CASE WHEN a.attcollation <> t.typcollation THEN ' COLLATE ' || a.attcollation::regcollation ELSE '' END),
+                    ', ' ORDER BY a.attnum)), 0, jsonb_build_object('schema', (SELECT nspname FROM pg_namespace n WHERE n.oid = c.relnamespace), 'table', c.relname)
+            INTO query, nth, creates
+            FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+                JOIN pg_type t ON t.oid = a.atttypid
+            WHERE c.oid = relations[1] GROUP BY c.oid, c.relpersistence;
+        tag := 'CREATE TABLE';
+        -- IF NOT EXISTS over a table that is there.
+        IF query IS NULL THEN
+            RETURN;
+        END IF;
+        path := 'pg_catalog';
+    END IF;
+
+    PERFORM howdah.emit_ddl(tag, query, nth, path, role_name, (
+        -- What a default that is not constant, such as now(), came to for the rows that were there.
+        SELECT jsonb_agg(jsonb_build_object('schema', n.nspname, 'table', c.relname, 'column', a.attname,
+            'value', (a.attmissingval::text::text[])[1]))
+        FROM howdah.with_children(relations) r JOIN pg_class c ON c.oid = r JOIN pg_namespace n ON n.oid = c.relnamespace
+            JOIN pg_attribute a ON a.attrelid = c.oid AND a.atthasmissing AND NOT a.attisdropped
+        WHERE tag = 'ALTER TABLE'), creates);
+    IF tag IN ('CREATE TABLE', 'ALTER TABLE', 'CREATE SCHEMA') THEN
+        PERFORM howdah.follow_up(relations, query ~* 'primary\s+key|using\s+index');
+    END IF;
+END $$;
+
+-- After CREATE or ALTER TABLE: rows need an identity, and rewritten rows the leader's values.
+CREATE OR REPLACE FUNCTION howdah.follow_up(relations oid[], key_changed boolean) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog AS $$
+DECLARE
+    relation record;
+    sql text;
+    rewritten text[] := coalesce(string_to_array(current_setting('howdah.rewritten', true), ','), '{}');
+    filled boolean;
+BEGIN
+    FOR relation IN
+        SELECT c.oid, c.oid::regclass::text AS name, c.relreplident, c.relpersistence,
+            (SELECT i.indkey::int2[] FROM pg_index i WHERE i.indrelid = c.oid AND i.indisprimary) AS key
+        FROM howdah.with_children(relations) r JOIN pg_class c ON c.oid = r WHERE c.relkind = 'r' AND c.relpersistence <> 't'
+    LOOP
+        sql := NULL;
+        IF relation.relpersistence = 'u' THEN
+            RAISE WARNING 'table % is unlogged: its rows stay on this node and are gone after a failover', relation.name;
+            CONTINUE;
+        ELSIF relation.key IS NULL AND relation.relreplident = 'd' THEN
+            sql := format('ALTER TABLE %s REPLICA IDENTITY FULL', relation.name);
+        ELSIF relation.key IS NOT NULL AND relation.relreplident = 'f' AND key_changed THEN
+            sql := format('ALTER TABLE %s REPLICA IDENTITY DEFAULT', relation.name);
+        END IF;
+        IF sql IS NOT NULL THEN
+            EXECUTE sql;
+            PERFORM howdah.emit_ddl('ALTER TABLE', sql, 0, 'pg_catalog', current_user, NULL, NULL);
+        END IF;
+
+        CONTINUE WHEN NOT relation.oid::text = ANY (rewritten);
+        EXECUTE format('SELECT EXISTS (SELECT FROM ONLY %s)', relation.name) INTO filled;
+        CONTINUE WHEN NOT filled;
+        -- The followers evaluate the rewrite by themselves, which may come to other values; writing each row once more makes the
+        -- leader's values travel. That needs a key which is not itself among the values that were made up.
+        IF relation.key IS NULL OR EXISTS (
+            SELECT FROM pg_attribute a JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+            WHERE a.attrelid = relation.oid AND a.attnum = ANY (relation.key) AND a.attnum =
+                (SELECT max(attnum) FROM pg_attribute WHERE attrelid = relation.oid))
+        THEN
+            RAISE feature_not_supported USING
+                MESSAGE = format('this ALTER TABLE rewrites %s with values that followers cannot reproduce', relation.name),
+                HINT = 'Give the table a primary key first; or add the column without a default, UPDATE it, then SET DEFAULT.';
+        END IF;
+        SELECT format('UPDATE ONLY %s SET %I = %I', relation.name, attname, attname) INTO sql
+            FROM pg_attribute WHERE attrelid = relation.oid AND attnum > 0 AND NOT attisdropped AND attgenerated = '' AND attidentity <> 'a'
+            ORDER BY attnum = ANY (relation.key), attnum LIMIT 1;
+        EXECUTE sql;
+    END LOOP;
+    PERFORM set_config('howdah.rewritten', '', true);
+END $$;
+REVOKE ALL ON FUNCTION howdah.follow_up(oid[], boolean) FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION howdah.on_drop() RETURNS event_trigger LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM pg_catalog.set_config('howdah.dropped', pg_catalog.concat(pg_catalog.statement_timestamp()::pg_catalog.text, CASE
+        WHEN (SELECT pg_catalog.bool_and(is_temporary) FROM pg_catalog.pg_event_trigger_dropped_objects() WHERE original)
+        THEN ' temporary' ELSE '' END), true);
+END $$;
+
+CREATE OR REPLACE FUNCTION howdah.on_rewrite() RETURNS event_trigger LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM pg_catalog.set_config('howdah.rewritten', pg_catalog.concat_ws(',',
+        nullif(pg_catalog.current_setting('howdah.rewritten', true), ''),
+        pg_catalog.pg_event_trigger_table_rewrite_oid()::pg_catalog.text), true);
+END $$;
+
+DO $$ BEGIN
+    IF NOT EXISTS (SELECT FROM pg_event_trigger WHERE evtname = 'howdah_ddl') THEN
+        CREATE EVENT TRIGGER howdah_ddl ON ddl_command_end EXECUTE FUNCTION howdah.on_ddl();
+    END IF;
+    IF NOT EXISTS (SELECT FROM pg_event_trigger WHERE evtname = 'howdah_drop') THEN
+        CREATE EVENT TRIGGER howdah_drop ON sql_drop EXECUTE FUNCTION howdah.on_drop();
+    END IF;
+    IF NOT EXISTS (SELECT FROM pg_event_trigger WHERE evtname = 'howdah_rewrite') THEN
+        CREATE EVENT TRIGGER howdah_rewrite ON table_rewrite EXECUTE FUNCTION howdah.on_rewrite();
+    END IF;
+END $$;

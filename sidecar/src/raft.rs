@@ -1,0 +1,51 @@
+//! The group's log: openraft over raft-log, HTTP/2 between the nodes. The only user of both crates.
+//!
+//! ```text
+//!   capture ──► Proposer ──► openraft core ──► LogStore (raft-log: vote, entries, one fsync for many)
+//!                               │   ▲  │
+//!                     append    │   │  └────► Machine (Decisions over the decided log) ──► Decided (watch)
+//!                     streams   ▼   │ votes
+//!                            Links ◄┴► Server  (/raft/... on the admin listener)
+//!                               │
+//!                            Vigil: a leader whose process died is replaced at once
+//! ```
+//!
+//! Invariants
+//! - A vote is on disk before it is answered; an entry counts for the quorum only once it is on disk. Both go through one write-ahead
+//!   log, in order.
+//! - An entry counts only in the term for which it was proposed; anything else is void on every node (see `types::Proposal`).
+//! - Nothing proposed on a [`Proposer`] after a refused proposal is ever accepted.
+//! - [`Decided`] only goes forward, also over restarts as far as this node remembers.
+//!
+//! No type of openraft leaves this folder, and nothing here touches Postgres.
+
+mod codec;
+mod error;
+mod handle;
+mod link;
+mod machine;
+mod marker;
+mod network;
+mod node;
+mod options;
+mod proposer;
+mod role;
+mod server;
+mod snapshot;
+mod store;
+mod suspicion;
+mod types;
+mod vigil;
+mod wire;
+
+#[cfg(test)]
+mod tests;
+
+pub use error::{Error, ProposeError, ReadError, TransferError};
+pub use handle::Handle;
+pub use machine::Decided;
+pub use node::open;
+pub use options::{Options, Peer, Timings};
+pub use proposer::Proposer;
+pub use role::{Member, PeerProgress, Progress, RaftRole};
+pub use server::{Body, configure_http};

@@ -1,0 +1,297 @@
+//! What the rest of the sidecar calls.
+
+use super::error::{Error, ReadError, TransferError};
+use super::link::Purpose;
+use super::machine::{Decided, Machine};
+use super::network::Network;
+use super::options::{Options, Peer};
+use super::proposer::Proposer;
+use super::role::{Member, PeerProgress, Progress, RaftRole};
+use super::server::{Body, Server};
+use super::store::LogStore;
+use super::types::{Address, LeaderId, Raft, Vote, counted};
+use crate::core::decisions::Decisions;
+use bytes::Bytes;
+use howdah_protocol::{LogIndex, NodeId, Term};
+use hyper::body::Incoming;
+use hyper::{Request, Response};
+use openraft::async_runtime::watch::WatchReceiver;
+use openraft::errors::{LinearizableReadError, RaftError};
+use openraft::{Instant, ReadPolicy};
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+/// A majority that does not answer a read in this time is not there.
+const READ_INDEX_WAIT_MAX: Duration = Duration::from_secs(2);
+const SNAPSHOT_WAIT_MAX: Duration = Duration::from_secs(20);
+const MEMBERSHIP_WAIT_MAX: Duration = Duration::from_secs(30);
+
+/// The log of this node. Clones share it.
+#[derive(Debug, Clone)]
+pub struct Handle {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Inner {
+    pub(crate) options: Options,
+    pub(crate) raft: Raft,
+    pub(crate) store: LogStore,
+    pub(crate) machine: Machine,
+    pub(crate) network: Network,
+    pub(crate) server: Server,
+    pub(crate) role: watch::Receiver<RaftRole>,
+    pub(crate) tasks: Mutex<Vec<JoinHandle<()>>>,
+    /// Kept open, and so locked, for as long as the log is.
+    pub(crate) folder: Mutex<Option<super::marker::Folder>>,
+}
+
+impl Drop for Inner {
+    /// Without this the tasks would keep openraft, and with it the folder, for ever.
+    fn drop(&mut self) {
+        for task in self.tasks.get_mut().unwrap_or_else(PoisonError::into_inner).drain(..) {
+            task.abort();
+        }
+        self.network.close();
+    }
+}
+
+impl Handle {
+    pub(crate) fn new(inner: Inner) -> Self {
+        Self { inner: Arc::new(inner) }
+    }
+
+    /// A line of proposals of this node as the leader of `term`. One line at a time: two would interleave.
+    #[must_use]
+    pub fn proposer(&self, term: Term) -> Proposer {
+        Proposer::start(self.inner.raft.clone(), term, self.inner.options.in_flight_bytes_max)
+    }
+
+    /// How far the log is decided. Goes forward only.
+    #[must_use]
+    pub fn decided(&self) -> watch::Receiver<Decided> {
+        self.inner.machine.decided()
+    }
+
+    /// All that the log has decided up to the index.
+    #[must_use]
+    pub fn decisions(&self) -> (LogIndex, Decisions) {
+        self.inner.machine.decisions()
+    }
+
+    /// Set when a leader's snapshot took this node past entries that it never had: its Postgres must be seeded again, from an index
+    /// at or after this one. It is `None` after a restart; then [`ReadError::Purged`] says the same.
+    #[must_use]
+    pub fn snapshot_installed(&self) -> watch::Receiver<Option<LogIndex>> {
+        self.inner.machine.installed()
+    }
+
+    #[must_use]
+    pub fn role(&self) -> watch::Receiver<RaftRole> {
+        self.inner.role.clone()
+    }
+
+    #[must_use]
+    pub fn progress(&self) -> Progress {
+        let data = self.inner.raft.data_metrics();
+        let data = data.borrow_watched();
+        let leads = self.inner.role.borrow().leader == Some(self.inner.options.node);
+        Progress {
+            last_log_index: LogIndex(data.last_log.map_or(0, |id| id.index)),
+            quorum_ack_age: data.last_quorum_acked.filter(|_| leads).map(|at| at.elapsed()),
+        }
+    }
+
+    /// On the leader: how far each other node has the log. Empty elsewhere.
+    #[must_use]
+    pub fn peers_progress(&self) -> Vec<PeerProgress> {
+        let data = self.inner.raft.data_metrics();
+        let data = data.borrow_watched();
+        let (Some(replication), Some(acks)) = (&data.replication, &data.heartbeat) else { return Vec::new() };
+        let peer = |(node, matched): (&u64, &Option<super::types::LogId>)| PeerProgress {
+            node: NodeId(*node),
+            matched: LogIndex(matched.map_or(0, |id| id.index)),
+            ack_age: acks.get(node).copied().flatten().map(|at| at.elapsed()),
+        };
+        replication.iter().filter(|(node, _)| **node != self.inner.options.node.0).map(peer).collect()
+    }
+
+    #[must_use]
+    pub fn members(&self) -> Vec<Member> {
+        let server = self.inner.raft.server_metrics();
+        let server = server.borrow_watched();
+        let membership = server.membership_config.membership();
+        let voters: BTreeSet<_> = membership.voter_ids().collect();
+        let member = |(node, address): (&u64, &Address)| Member {
+            node: NodeId(*node),
+            admin_addr: address.admin.clone(),
+            sql_addr: address.sql.clone(),
+            voter: voters.contains(node),
+        };
+        membership.nodes().map(member).collect()
+    }
+
+    /// The first entry that can be read.
+    pub fn first_index(&self) -> Result<LogIndex, ReadError> {
+        Ok(LogIndex(self.inner.store.purged()?.map_or(0, |purged| purged.index + 1)))
+    }
+
+    /// Decided entries from `from` on, about `bytes_max` of them and at least one where there is one. `None` stands for entries
+    /// without content: blank ones, changes of membership, and what a deposed leader proposed.
+    pub fn read(&self, from: LogIndex, bytes_max: usize) -> Result<Vec<(LogIndex, Option<Bytes>)>, ReadError> {
+        let decided = self.inner.machine.decided().borrow().index;
+        let first = self.first_index()?;
+        if from < first {
+            return Err(ReadError::Purged { first });
+        }
+        if from > decided {
+            return Ok(Vec::new());
+        }
+        let entries = self.inner.store.read(from.0, decided.0 + 1, bytes_max)?;
+        if entries.first().is_some_and(|entry| entry.log_id.index != from.0) {
+            // Purged since the look above.
+            return Err(ReadError::Purged { first: self.first_index()? });
+        }
+        Ok(entries.iter().map(|entry| (LogIndex(entry.log_id.index), counted(entry).cloned())).collect())
+    }
+
+    /// An index such that whoever has applied it sees all that was acknowledged before this call. Asks a majority whether this node
+    /// still leads: a lease would not do, since an early election goes around it.
+    pub async fn read_index(&self) -> Result<LogIndex, Error> {
+        let asked = timeout(READ_INDEX_WAIT_MAX, self.inner.raft.get_read_log_id(ReadPolicy::ReadIndex)).await;
+        match asked.map_err(|_| Error::NoQuorum)? {
+            Ok((read, _)) => Ok(LogIndex(read.log_id().index)),
+            Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(forward))) => {
+                Err(Error::NotLeader(forward.leader_id.map(NodeId)))
+            }
+            Err(RaftError::APIError(LinearizableReadError::QuorumNotEnough(_))) => Err(Error::NoQuorum),
+            Err(RaftError::Fatal(fatal)) => Err(Error::Stopped(fatal.to_string())),
+        }
+    }
+
+    /// Hands the leadership to `to`, or to the follower with the longest log. Returns when another node leads.
+    ///
+    /// openraft's hand-over has no end: until another node leads, the old leader refuses to write. Here it has: when the time is up,
+    /// this node gives its leadership up by a vote of the next term (for the node that did not take it), and stands for election.
+    pub async fn transfer_leader(&self, to: Option<NodeId>) -> Result<NodeId, TransferError> {
+        let mut role = self.role();
+        let term = role.borrow().term;
+        let to = self.transfer_target(to)?;
+        let stopped = |fatal: super::types::Fatal| TransferError::Stopped(fatal.to_string());
+        self.inner.raft.trigger().transfer_leader(to.0).await.map_err(stopped)?;
+        let wait = self.inner.options.timings.transfer;
+        let taken = role.wait_for(|role| role.stopped.is_some() || (role.term > term && role.leader.is_some()));
+        match timeout(wait, taken).await {
+            Ok(Ok(role)) => match (role.leader, &role.stopped) {
+                (Some(leader), None) => Ok(leader),
+                (_, reason) => Err(TransferError::Stopped(reason.as_deref().unwrap_or("").to_owned())),
+            },
+            Ok(Err(_)) => Err(TransferError::Stopped(String::new())),
+            Err(_) => {
+                self.take_back(term, to).await;
+                Err(TransferError::TimedOut { to, waited_ms: u64::try_from(wait.as_millis()).unwrap_or(u64::MAX) })
+            }
+        }
+    }
+
+    fn transfer_target(&self, to: Option<NodeId>) -> Result<NodeId, TransferError> {
+        let me = self.inner.options.node;
+        let leader = self.inner.role.borrow().leader;
+        if leader != Some(me) {
+            return Err(TransferError::NotLeader(leader));
+        }
+        let voters: Vec<_> = self.members().into_iter().filter(|member| member.voter && member.node != me).collect();
+        match to {
+            Some(to) if voters.iter().any(|member| member.node == to) => Ok(to),
+            Some(to) => Err(TransferError::NotAMember(to)),
+            None => {
+                let progress = self.peers_progress();
+                let able = progress.iter().filter(|peer| self.is_reachable(peer.node) && voters.iter().any(|v| v.node == peer.node));
+                able.max_by_key(|peer| (peer.matched, std::cmp::Reverse(peer.node))).map(|peer| peer.node).ok_or(TransferError::NoCandidate)
+            }
+        }
+    }
+
+    fn is_reachable(&self, node: NodeId) -> bool {
+        let members = self.members();
+        let member = members.iter().find(|member| member.node == node);
+        member.is_some_and(|member| self.inner.network.links(node.0, &member.admin_addr).link(Purpose::Control).is_up())
+    }
+
+    async fn take_back(&self, term: Term, to: NodeId) {
+        let data = self.inner.raft.data_metrics();
+        let last = data.borrow_watched().last_log;
+        let leader_id = LeaderId { term: term.0 + 1, voted_for: to.0 };
+        let mut request = super::server::messages::VoteRequest::new(Vote { leader_id, committed: false }, last);
+        request.leadership_transfer = true;
+        let stepped_down = self.inner.raft.vote(request).await;
+        let elected = self.elect().await;
+        tracing::warn!(%to, ?stepped_down, ?elected, "the leadership was not taken over, taking it back");
+    }
+
+    /// Stands for election now. Other nodes refuse while they hear from a leader.
+    pub async fn elect(&self) -> Result<(), Error> {
+        self.inner.raft.trigger().elect(false).await.map_err(|fatal| Error::Stopped(fatal.to_string()))
+    }
+
+    /// Lets go of entries up to and including `upto`, as far as they are decided. What they decided is kept in a snapshot first.
+    /// A follower that still needs them must then be seeded again, so ask [`Handle::peers_progress`] before.
+    pub async fn purge_to(&self, upto: LogIndex) -> Result<(), Error> {
+        let upto = upto.min(self.inner.machine.decided().borrow().index);
+        let stopped = |fatal: super::types::Fatal| Error::Stopped(fatal.to_string());
+        let raft = &self.inner.raft;
+        let mut data = raft.data_metrics();
+        if data.borrow_watched().snapshot.is_none_or(|snapshot| snapshot.index < upto.0) {
+            raft.trigger().snapshot().await.map_err(stopped)?;
+            let written = async {
+                while data.borrow_and_update().snapshot.is_none_or(|snapshot| snapshot.index < upto.0) {
+                    data.changed().await.map_err(|_| Error::Stopped("while writing a snapshot".into()))?;
+                }
+                Ok(())
+            };
+            timeout(SNAPSHOT_WAIT_MAX, written).await.map_err(|_| Error::Stopped("the snapshot was not written in time".into()))??;
+        }
+        raft.trigger().purge_log(upto.0).await.map_err(stopped)
+    }
+
+    /// Adds a node that follows without a vote, and waits until it has the log.
+    pub async fn add_learner(&self, peer: Peer) -> Result<(), Error> {
+        let address = Address { admin: peer.admin_addr, sql: peer.sql_addr };
+        let added = timeout(MEMBERSHIP_WAIT_MAX, self.inner.raft.add_learner(peer.node.0, address, true)).await;
+        let added = added.map_err(|_| Error::Membership(format!("node {} did not catch up in time", peer.node)))?;
+        added.map(|_| ()).map_err(|error| Error::Membership(error.to_string()))
+    }
+
+    /// Makes these nodes the voters, each of which must be a member. Voters that are not among them leave the group.
+    pub async fn change_membership(&self, voters: BTreeSet<NodeId>) -> Result<(), Error> {
+        let voters: BTreeSet<u64> = voters.into_iter().map(|node| node.0).collect();
+        let changed = timeout(MEMBERSHIP_WAIT_MAX, self.inner.raft.change_membership(voters, false)).await;
+        let changed = changed.map_err(|_| Error::Membership("no majority took it in time".into()))?;
+        changed.map(|_| ()).map_err(|error| Error::Membership(error.to_string()))
+    }
+
+    /// Answers a request of another node: everything below `/raft/`.
+    pub async fn serve(&self, request: Request<Incoming>) -> Response<Body> {
+        self.inner.server.serve(request).await
+    }
+
+    /// Stops, writes out what is pending and releases the folder. Does not hand the leadership over.
+    pub async fn shutdown(&self) {
+        for task in self.inner.tasks.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
+            task.abort();
+        }
+        if let Err(error) = self.inner.raft.shutdown().await {
+            tracing::warn!(%error, "openraft did not end cleanly");
+        }
+        self.inner.network.close();
+        let store = self.inner.store.clone();
+        if let Err(error) = tokio::task::spawn_blocking(move || store.close()).await {
+            tracing::warn!(%error, "the log was not closed cleanly");
+        }
+        self.inner.folder.lock().unwrap_or_else(PoisonError::into_inner).take();
+    }
+}

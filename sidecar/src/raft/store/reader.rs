@@ -1,0 +1,64 @@
+//! Reading entries: for replication, for the state machine, and for the applier.
+
+use super::LogStore;
+use crate::raft::codec::invalid;
+use crate::raft::types::{RaftEntry, TypeConfig, Vote, weight};
+use openraft::{OptionalSend, RaftLogReader};
+use std::fmt::Debug;
+use std::io;
+use std::ops::{Bound, RangeBounds};
+
+/// One append carries about this much, or one entry that is larger.
+pub(crate) const APPEND_BYTES_MAX: usize = 1 << 20;
+
+impl LogStore {
+    /// Entries `from..to` that exist, until their weight reaches `bytes_max`; at least one where there is one.
+    pub(crate) fn read(&self, from: u64, to: u64, bytes_max: usize) -> io::Result<Vec<RaftEntry>> {
+        let mut state = self.shared.lock();
+        let mut bytes = 0;
+        let mut entries = Vec::new();
+        for item in state.log()?.read(from, to) {
+            let (log_id, payload) = item?;
+            let entry = RaftEntry { log_id: log_id.0, payload: payload.0 };
+            if entries.last().is_some_and(|last: &RaftEntry| last.log_id.index + 1 != entry.log_id.index) {
+                return Err(invalid(format!("the log has a hole before {}", entry.log_id.index)));
+            }
+            bytes += weight(&entry.payload);
+            entries.push(entry);
+            if bytes >= bytes_max {
+                break;
+            }
+        }
+        Ok(entries)
+    }
+}
+
+impl RaftLogReader<TypeConfig> for LogStore {
+    async fn try_get_log_entries<RB>(&mut self, range: RB) -> io::Result<Vec<RaftEntry>>
+    where
+        RB: RangeBounds<u64> + Clone + Debug + OptionalSend,
+    {
+        let from = match range.start_bound() {
+            Bound::Included(from) => *from,
+            Bound::Excluded(before) => before + 1,
+            Bound::Unbounded => 0,
+        };
+        let to = match range.end_bound() {
+            Bound::Included(last) => last + 1,
+            Bound::Excluded(to) => *to,
+            Bound::Unbounded => u64::MAX,
+        };
+        if from >= to {
+            return Ok(Vec::new());
+        }
+        self.read(from, to, usize::MAX)
+    }
+
+    async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> io::Result<Vec<RaftEntry>> {
+        self.read(start, end, APPEND_BYTES_MAX)
+    }
+
+    async fn read_vote(&mut self) -> io::Result<Option<Vote>> {
+        Ok(self.shared.lock().log()?.log_state().vote().map(|vote| vote.0))
+    }
+}

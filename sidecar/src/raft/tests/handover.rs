@@ -1,0 +1,143 @@
+//! A leader that goes: on request, by dying, or not at all.
+
+use super::group::{Group, read_all};
+use super::{PATIENCE, batch, eventually, number};
+use crate::raft::{Timings, TransferError};
+use howdah_protocol::{LogIndex, NodeId};
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn leadership_is_handed_over_and_the_line_ends() {
+    let mut group = Group::start(3).await;
+    let leader = group.leader().await;
+    let line = group.line(leader).await;
+    let target = group.peers[(leader + 1) % 3].node;
+    let start = Instant::now();
+    assert_eq!(group.handle(leader).transfer_leader(Some(target)).await, Ok(target));
+    println!("handed over in {:?}", start.elapsed());
+    assert!(line.propose(batch(1, 1, 10)).await.is_err());
+    let handle = group.handle((leader + 1) % 3).clone();
+    eventually("the target leads", || handle.role().borrow().is_leader.then_some(())).await;
+    let to = handle.transfer_leader(None).await.unwrap();
+    assert_ne!(to, target);
+    let follower = handle.transfer_leader(None).await;
+    assert_eq!(follower, Err(TransferError::NotLeader(Some(to))));
+    let leader = group.leader().await;
+    let stranger = group.handle(leader).transfer_leader(Some(NodeId(9))).await;
+    assert_eq!(stranger, Err(TransferError::NotAMember(NodeId(9))));
+    group.stop_all().await;
+}
+
+/// openraft's hand-over has no end of its own. Here the group writes again although the target never comes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_handover_to_a_dead_node_is_taken_back() {
+    let mut group = Group::start(3).await;
+    let leader = group.leader().await;
+    let dead = (leader + 1) % 3;
+    group.stop(dead).await;
+    let start = Instant::now();
+    let result = group.handle(leader).transfer_leader(Some(group.peers[dead].node)).await;
+    // Either nobody took over in time, or the other living node did after the lease.
+    let other = group.peers[3 - leader - dead].node;
+    assert!(matches!(result, Err(TransferError::TimedOut { .. })) || result == Ok(other), "{result:?}");
+    let leader = group.leader().await;
+    let index = group.line(leader).await.propose(batch(1, 1, 10)).await.unwrap();
+    println!("writing again {:?} after the request", start.elapsed());
+    group.wait_decided(index).await;
+    group.stop_all().await;
+}
+
+/// Nobody is there to take over, not even by time-out: the old leader takes it back itself, and leads again once it has a majority.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_handover_without_a_majority_ends() {
+    let mut group = Group::start(3).await;
+    let leader = group.leader().await;
+    let followers = [(leader + 1) % 3, (leader + 2) % 3];
+    for follower in followers {
+        group.stop(follower).await;
+    }
+    let to = group.peers[followers[0]].node;
+    let result = group.handle(leader).transfer_leader(Some(to)).await;
+    assert!(matches!(result, Err(TransferError::TimedOut { .. })), "{result:?}");
+    group.restart(followers[0]).await;
+    let leader = group.leader().await;
+    let index = group.line(leader).await.propose(batch(1, 1, 10)).await.unwrap();
+    group.wait_decided(index).await;
+    group.stop_all().await;
+}
+
+/// The time-outs alone, without early detection, stay within a second.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_silent_leader_is_replaced_by_time_out() {
+    let mut group = Group::start_with(3, |options| options.timings.early_detection = false).await;
+    let leader = group.leader().await;
+    group.line(leader).await;
+    let start = Instant::now();
+    group.stop(leader).await;
+    group.leader().await;
+    let (took, timings) = (start.elapsed(), Timings::default());
+    println!("replaced in {took:?}");
+    assert!(took >= timings.election_min, "the time-out was to be what replaced it");
+    group.stop_all().await;
+}
+
+/// A leader that answers is alive, whatever becomes of connections to it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn broken_connections_do_not_unseat_a_living_leader() {
+    let mut group = Group::start(3).await;
+    let leader = group.leader().await;
+    let line = group.line(leader).await;
+    let term = group.handle(leader).role().borrow().term;
+    for round in 1..=5 {
+        group.nodes[leader].as_ref().unwrap().break_connections();
+        let index = line.propose(batch(1, round, 10)).await.unwrap();
+        group.wait_decided(index).await;
+    }
+    assert_eq!(group.handle(leader).role().borrow().term, term);
+    group.stop_all().await;
+}
+
+/// Whatever was acknowledged is in the log of every later leader, at the index that was said.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_acknowledged_entry_is_lost_when_leaders_die() {
+    let seed = std::env::var("HOWDAH_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(|| rand::rng().random());
+    println!("seed {seed}; again with HOWDAH_SEED={seed}");
+    let mut random = StdRng::seed_from_u64(seed);
+    let mut group = Group::start(3).await;
+    let mut acknowledged: BTreeMap<LogIndex, u64> = BTreeMap::new();
+    let mut next = 0;
+    for round in 0..8 {
+        let leader = group.leader().await;
+        let line = group.line(leader).await;
+        let count = random.random_range(1..300);
+        let answers: Vec<_> = (0..count)
+            .map(|_| {
+                next += 1;
+                (next, line.propose(batch(1, next, 200)))
+            })
+            .collect();
+        tokio::time::sleep(Duration::from_micros(random.random_range(0..20_000))).await;
+        group.stop(leader).await;
+        for (number, answer) in answers {
+            if let Ok(index) = tokio::time::timeout(PATIENCE, answer).await.expect("an answer, not a hang") {
+                assert!(acknowledged.insert(index, number).is_none(), "round {round}: two entries at {index}");
+            }
+        }
+        group.leader().await;
+        group.restart(leader).await;
+    }
+    let leader = group.leader().await;
+    let last = group.line(leader).await.propose(batch(1, next + 1, 1)).await.unwrap();
+    group.wait_decided(last).await;
+    for (at, handle) in group.handles() {
+        let log: BTreeMap<_, _> = read_all(handle).into_iter().filter_map(|(index, bytes)| Some((index, number(&bytes?)?))).collect();
+        for (index, number) in &acknowledged {
+            assert_eq!(log.get(index), Some(number), "node {at} at {index}, seed {seed}");
+        }
+    }
+    println!("{} of {next} acknowledged, none lost", acknowledged.len());
+    group.stop_all().await;
+}

@@ -1,0 +1,105 @@
+//! Leading: keep the gate, tell the log how far the sequences are, and notice what ends it.
+
+use super::{Error, Manager, Stage, epoch, sequences, watchdog};
+use crate::admin::Command;
+use crate::capture;
+use crate::core::entry::Entry;
+use howdah_protocol::NodeId;
+use howdah_protocol::admin::{Problem, Role, Switchover};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How often the leader looks at its sequences.
+const SEQUENCES_EVERY: Duration = Duration::from_secs(1);
+
+/// What may happen to a leader.
+enum Event {
+    Deposed(Option<NodeId>),
+    GateEnded(Option<Arc<capture::Error>>),
+    PostgresEnded(String),
+    EpochLost,
+    Unmarked(sequences::Error),
+    Unwatched(watchdog::Error),
+    Command(Command),
+}
+
+impl Manager {
+    pub(super) async fn lead(&mut self) -> Result<Stage, Error> {
+        self.say(Role::Leader, "leads");
+        let mut role = self.raft.role();
+        let term = role.borrow().term;
+        let Some(mut gate) = self.gate.as_ref().map(capture::Handle::state) else { return Ok(Stage::Demote) };
+        let marks = sequences::Marks::new(self.target.clone(), self.raft.proposer(term));
+        let marking = marks.run(SEQUENCES_EVERY);
+        tokio::pin!(marking);
+        let watchdog = watchdog::run(self.target.clone());
+        tokio::pin!(watchdog);
+        let (mut marked, mut watched) = (true, true);
+        loop {
+            let event = tokio::select! {
+                changed = role.wait_for(|role| !role.is_leader || role.term != term) => {
+                    Event::Deposed(changed.ok().and_then(|role| role.leader))
+                }
+                ended = gate.wait_for(|state| state.stopped) => Event::GateEnded(ended.ok().and_then(|state| state.error.clone())),
+                how = Self::postgres_ended(&mut self.server) => Event::PostgresEnded(how),
+                () = epoch::lost(self.epoch.as_ref()) => Event::EpochLost,
+                error = &mut marking, if marked => Event::Unmarked(error),
+                error = &mut watchdog, if watched => Event::Unwatched(error),
+                Some(command) = self.commands.recv() => Event::Command(command),
+                _ = self.shutdown.wait_for(|stop| *stop) => return Ok(Stage::Stop),
+            };
+            match event {
+                Event::Deposed(leader) => {
+                    tracing::warn!(?leader, %term, "no longer the leader");
+                    return Ok(Stage::Demote);
+                }
+                Event::GateEnded(error) => {
+                    tracing::warn!(?error, "the gate ended");
+                    self.hand_over().await;
+                    return Ok(Stage::Demote);
+                }
+                Event::PostgresEnded(how) => {
+                    tracing::error!(how, "PostgreSQL ended");
+                    self.epoch = None;
+                    self.say(Role::Demoting, "PostgreSQL ended");
+                    self.hand_over().await;
+                    return Ok(Stage::Start);
+                }
+                Event::EpochLost => {
+                    self.hand_over().await;
+                    return Err(Error::Stopped("the serving epoch was lost".into()));
+                }
+                // Both end with the server's sessions; that is noticed elsewhere.
+                Event::Unmarked(error) => {
+                    tracing::warn!(%error, "sequences are not watched");
+                    marked = false;
+                }
+                Event::Unwatched(error) => {
+                    tracing::warn!(%error, "the watchdog ended");
+                    watched = false;
+                }
+                Event::Command(command) => self.switch_over(command).await,
+            }
+        }
+    }
+
+    async fn switch_over(&mut self, command: Command) {
+        let Command::Switchover { request, answer } = command;
+        let from = self.config.node;
+        let handover = Duration::from_millis(self.config.timing.handover_ms);
+        let done = match tokio::time::timeout(handover, self.raft.transfer_leader(request.to)).await {
+            Ok(Ok(to)) => Ok(Switchover { from, to }),
+            Ok(Err(error)) => Err(Problem { error: error.to_string(), hint: Some("see howdahctl status".into()) }),
+            Err(_) => Err(Problem { error: format!("no hand-over within {handover:?}"), hint: Some("see howdahctl status".into()) }),
+        };
+        if answer.send(done).is_err() {
+            tracing::debug!("whoever asked for the switchover has gone");
+        }
+    }
+}
+
+/// What the marks become in the log.
+pub(super) fn marks_entry(marks: &BTreeMap<String, i64>) -> Entry {
+    Entry::Sequences { marks: marks.iter().map(|(name, value)| (name.clone(), *value)).collect() }
+}

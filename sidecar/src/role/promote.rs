@@ -1,0 +1,108 @@
+//! Promotion: from the Raft leader's blank entry to the first client that may write.
+//!
+//! Order, and what a failure leaves:
+//!
+//! - everything decided is applied here;
+//! - the slot stands: a new one, or the own old one with a tail to propose again;
+//! - `Open` is decided: from here on nobody else's batches count. A failure before leaves a follower with a slot that holds nothing of
+//!   its own; after it, a node that opened and committed nothing, or what its slot tells;
+//! - the gate is attached: from here on a COMMIT waits for its decision;
+//! - sequences are raised; clients may write.
+
+use super::{Error, Manager, Stage, sequences};
+use crate::capture;
+use crate::core::entry::{Entry, Writer};
+use crate::pg::access::Access;
+use crate::pg::replication;
+use crate::role::epoch::ServingEpoch;
+use howdah_protocol::admin::Role;
+use howdah_protocol::{Epoch, settings};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use tokio::time::{Instant, timeout};
+
+const APPLY_TIMEOUT: Duration = Duration::from_secs(60);
+const OPEN_TIMEOUT: Duration = Duration::from_secs(5);
+const ATTACH_TIMEOUT: Duration = Duration::from_secs(10);
+
+impl Manager {
+    pub(super) async fn promote(&mut self) -> Result<Stage, Error> {
+        let begun = Instant::now();
+        let raft_role = self.raft.role().borrow().clone();
+        if !raft_role.is_leader {
+            return Ok(Stage::Demote);
+        }
+        self.say(Role::Promoting, "applying what is decided");
+        let goal = self.raft.decided().borrow().index;
+        let mut applied = self.board.applied.subscribe();
+        let reached = timeout(APPLY_TIMEOUT, applied.wait_for(|index| *index >= goal)).await;
+        reached
+            .map_err(|_| Error::Late("applying what is decided", APPLY_TIMEOUT))?
+            .map_err(|_| Error::Stopped("the applier ended".into()))?;
+        let applied_ms = begun.elapsed().as_millis();
+
+        if self.has_stray_writes().await? {
+            tracing::error!("a client has written to this follower past its read-only setting: this node cannot lead and is seeded again");
+            self.hand_over().await;
+            return Ok(Stage::Seed);
+        }
+        let (_, decisions) = self.raft.decisions();
+        let again = decisions.serving.is_some_and(|serving| serving.instance == self.instance);
+        if !again {
+            self.drop_slot().await?;
+            replication::create_slot(&self.target, settings::SLOT).await?;
+        }
+        self.keeps_slot = true;
+        let slot_ms = begun.elapsed().as_millis();
+
+        let writer = Writer { node: self.config.node, instance: self.instance, epoch: Epoch(rand::random::<u64>() >> 16) };
+        let proposer = self.raft.proposer(raft_role.term);
+        let open = Entry::Open { writer, time_ms: unix_ms() };
+        let opened = timeout(OPEN_TIMEOUT, proposer.propose(open.encode())).await;
+        opened.map_err(|_| Error::Late("deciding the opening", OPEN_TIMEOUT))??;
+        let (_, decisions) = self.raft.decisions();
+        let options = capture::Options::new(self.target.clone(), writer, decisions.watermark(self.instance));
+        let gate = capture::start(options, proposer);
+        let attached = timeout(ATTACH_TIMEOUT, gate.attached()).await;
+        self.gate = Some(gate);
+        attached.map_err(|_| Error::Late("attaching the gate", ATTACH_TIMEOUT))?.map_err(|error| Error::Stopped(error.to_string()))?;
+        let attached_ms = begun.elapsed().as_millis();
+
+        sequences::raise(&self.target, &decisions.sequences).await?;
+        self.set_access(Access::Writes).await?;
+        if self.epoch.is_none() {
+            self.epoch = Some(ServingEpoch::begin(&self.target).await?);
+        }
+        let open_ms = begun.elapsed().as_millis();
+        tracing::info!(applied_ms, slot_ms, attached_ms, open_ms, "promoted");
+        self.found_application_role().await?;
+        Ok(Stage::Lead)
+    }
+
+    /// A commit that waits at the gate of a follower was not captured, and would be released, as if decided, by the new gate.
+    async fn has_stray_writes(&self) -> Result<bool, Error> {
+        let session = self.target.connect("howdah-promote", "").await?;
+        let row = session.query_one("SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'", &[]).await?;
+        Ok(row.get::<_, i64>(0) > 0 && self.gate.is_none() && self.access != Access::Closed)
+    }
+
+    /// The first leader ever gives the application's role its password; it travels as a verifier.
+    async fn found_application_role(&self) -> Result<(), Error> {
+        let postgres = &self.config.postgres;
+        let session = self.target.connect("howdah-promote", "").await?;
+        let missing = session
+            .query_opt("SELECT FROM pg_authid WHERE rolname = $1 AND rolpassword IS NULL AND NOT rolcanlogin", &[&postgres.app_role])
+            .await?;
+        if missing.is_none() {
+            return Ok(());
+        }
+        let role = crate::pg::schema::quoted(&postgres.app_role);
+        let password = postgres.app_password.replace('\'', "''");
+        session.batch_execute(&format!("ALTER ROLE {role} LOGIN CREATEROLE PASSWORD '{password}'; SELECT howdah.capture_roles()")).await?;
+        Ok(())
+    }
+}
+
+pub(super) fn unix_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}

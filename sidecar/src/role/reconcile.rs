@@ -1,0 +1,248 @@
+//! Finding out what a node whose Postgres has just started, or just stopped leading, may become; following; and seeding.
+
+use super::{Error, Manager, Stage};
+use crate::admin::Command;
+use crate::apply;
+use crate::capture;
+use crate::core::entry::Writer;
+use crate::core::role::{Slot, Verdict, judge};
+use crate::pg::access::Access;
+use crate::pg::replication;
+use crate::pg::server::Shutdown;
+use crate::raft;
+use crate::role::epoch::{self, ServingEpoch};
+use crate::seed;
+use howdah_protocol::admin::Role;
+use howdah_protocol::{Epoch, InstanceId, LogIndex, settings};
+use std::time::Duration;
+use tokio::sync::watch;
+
+const LEADER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// What may happen to a follower.
+enum Event {
+    /// Something changed that the loop looks at anyway.
+    Look,
+    CaughtUp,
+    /// Another node has opened since this one did.
+    Succeeded,
+    EpochLost,
+    PostgresEnded(String),
+    Command(Command),
+    Stop,
+}
+
+impl Manager {
+    /// Reads the own slot to its end, compares with the log, and decides. Clients are out all the while.
+    pub(super) async fn reconcile(&mut self) -> Result<Stage, Error> {
+        self.say(Role::Reconciling, "reading the own slot");
+        let slot = self.read_slot().await?;
+        let (mut decided, mut role) = (self.raft.decided(), self.raft.role());
+        loop {
+            decided.borrow_and_update();
+            let leads = role.borrow_and_update().is_leader;
+            let (_, decisions) = self.raft.decisions();
+            match judge(self.instance, &decisions, slot, leads) {
+                Verdict::Clean => {
+                    let mine = decisions.serving.is_some_and(|serving| serving.instance == self.instance);
+                    self.keeps_slot = slot != Slot::Missing;
+                    if self.keeps_slot && !mine {
+                        self.drop_slot().await?;
+                    }
+                    self.run_applier();
+                    return Ok(Stage::Follow);
+                }
+                Verdict::LeadAgain => {
+                    self.run_applier();
+                    return Ok(Stage::Promote);
+                }
+                Verdict::Diverged if leads => {
+                    tracing::warn!("this node leads, but holds commits that the group never accepted: handing over");
+                    self.hand_over().await;
+                    self.pause(super::RETRY_PAUSE).await;
+                }
+                Verdict::Diverged => {
+                    tracing::warn!("this node holds commits that the group never accepted: it is seeded again");
+                    return Ok(Stage::Seed);
+                }
+                Verdict::Wait => {
+                    self.say(Role::Reconciling, "holds commits that are not decided yet; waits for a leader");
+                    tokio::select! {
+                        _ = decided.changed() => {}
+                        _ = role.changed() => {}
+                        _ = self.shutdown.wait_for(|stop| *stop) => return Ok(Stage::Stop),
+                        how = Self::postgres_ended(&mut self.server) => return Err(Error::Stopped(how)),
+                    }
+                }
+            }
+            if *self.shutdown.borrow() {
+                return Ok(Stage::Stop);
+            }
+        }
+    }
+
+    async fn read_slot(&self) -> Result<Slot, Error> {
+        let session = self.target.connect("howdah-reconcile", "").await?;
+        let found = session.query_opt("SELECT FROM pg_replication_slots WHERE slot_name = $1", &[&settings::SLOT]).await?;
+        if found.is_none() {
+            return Ok(Slot::Missing);
+        }
+        let (_, decisions) = self.raft.decisions();
+        let watermark = decisions.watermark(self.instance);
+        let nobody = Writer { node: self.config.node, instance: self.instance, epoch: Epoch(0) };
+        let tail = capture::drain_tail(&capture::Options::new(self.target.clone(), nobody, watermark)).await?;
+        if tail.count > 0 {
+            tracing::info!(commits = tail.count, last = ?tail.last_commit, %watermark, "the own slot holds commits behind the log's watermark");
+        }
+        Ok(Slot::Read { last_commit: tail.last_commit })
+    }
+
+    pub(super) async fn drop_slot(&mut self) -> Result<(), Error> {
+        replication::drop_slot(&self.target, settings::SLOT).await?;
+        self.keeps_slot = false;
+        Ok(())
+    }
+
+    /// Resolves when another instance has opened, so that the own slot, if one is kept, is of no more use.
+    fn succeeded(&self) -> impl Future<Output = ()> + use<> {
+        let (mut decided, me, keeps) = (self.raft.decided(), self.instance, self.keeps_slot);
+        async move {
+            let other = |now: &raft::Decided| keeps && now.serving.is_some_and(|serving| serving.instance != me);
+            if decided.wait_for(other).await.is_err() {
+                std::future::pending().await
+            }
+        }
+    }
+
+    pub(super) fn run_applier(&mut self) {
+        if self.applier.is_none() {
+            let options = apply::Options::new(self.target.clone(), self.instance);
+            let applier = apply::start(options, self.raft.clone());
+            self.board.follow_applied(applier.applied());
+            self.applier = Some(applier);
+        }
+    }
+
+    pub(super) async fn hand_over(&self) {
+        match self.raft.transfer_leader(None).await {
+            Ok(to) => tracing::info!(%to, "handed leadership over"),
+            Err(error) => tracing::warn!(%error, "no hand-over"),
+        }
+    }
+
+    /// Applies, serves reads, and waits for something to happen.
+    pub(super) async fn follow(&mut self) -> Result<Stage, Error> {
+        let (mut role, mut installed) = (self.raft.role(), self.raft.snapshot_installed());
+        let mut applier = self.applier_state();
+        loop {
+            if role.borrow_and_update().is_leader {
+                return Ok(Stage::Promote);
+            }
+            let behind_snapshot = installed.borrow_and_update().is_some_and(|index| index > *self.board.applied.borrow());
+            if behind_snapshot || self.is_behind_log() {
+                tracing::warn!("the log no longer reaches back to where this node is: it is seeded again");
+                return Ok(Stage::Seed);
+            }
+            let error = applier.borrow_and_update().error.clone();
+            let doing = if self.epoch.is_some() { "follows" } else { "catching up" };
+            self.say(Role::Follower, error.unwrap_or_else(|| doing.to_owned()));
+            let (caught_up, succeeded) = (self.caught_up(), self.succeeded());
+            let event = tokio::select! {
+                _ = role.changed() => Event::Look,
+                _ = installed.changed() => Event::Look,
+                () = error_changed(&mut applier) => Event::Look,
+                () = caught_up => Event::CaughtUp,
+                () = succeeded => Event::Succeeded,
+                () = epoch::lost(self.epoch.as_ref()) => Event::EpochLost,
+                how = Self::postgres_ended(&mut self.server) => Event::PostgresEnded(how),
+                Some(command) = self.commands.recv() => Event::Command(command),
+                _ = self.shutdown.wait_for(|stop| *stop) => Event::Stop,
+            };
+            match event {
+                Event::Look => {}
+                Event::CaughtUp => self.open_for_reads().await?,
+                Event::Succeeded => self.drop_slot().await?,
+                Event::EpochLost => return Err(Error::Stopped("the serving epoch was lost".into())),
+                Event::PostgresEnded(how) => {
+                    tracing::error!(how, "PostgreSQL ended");
+                    return Ok(Stage::Start);
+                }
+                Event::Command(command) => Self::refuse(command, "this node is not the leader", Some("ask the leader")),
+                Event::Stop => return Ok(Stage::Stop),
+            }
+        }
+    }
+
+    async fn open_for_reads(&mut self) -> Result<(), Error> {
+        self.set_access(Access::Reads).await?;
+        self.epoch = Some(ServingEpoch::begin(&self.target).await?);
+        Ok(())
+    }
+
+    /// Resolves when this node, not open yet, has applied all that is decided now, under some leader.
+    fn caught_up(&self) -> impl Future<Output = ()> + use<> {
+        let is_open = self.epoch.is_some();
+        let (mut role, decided) = (self.raft.role(), self.raft.decided());
+        let mut applied = self.board.applied.subscribe();
+        async move {
+            // The channels live as long as the manager; should they close, waiting for ever is what is wanted.
+            if is_open || role.wait_for(|role| role.leader.is_some()).await.is_err() {
+                return std::future::pending().await;
+            }
+            let goal = decided.borrow().index;
+            if applied.wait_for(|index| *index >= goal).await.is_err() {
+                std::future::pending().await
+            }
+        }
+    }
+
+    fn applier_state(&self) -> watch::Receiver<apply::Applied> {
+        self.applier.as_ref().expect("reconcile, which comes before, has started it").applied()
+    }
+
+    /// Whether the log was purged past what is applied here, while this node was away.
+    fn is_behind_log(&self) -> bool {
+        let applied = *self.board.applied.borrow();
+        applied > LogIndex(0) && self.raft.first_index().is_ok_and(|first| first > applied.next())
+    }
+
+    /// Throws this node's Postgres away and fills a new one from the leader.
+    pub(super) async fn seed(&mut self) -> Result<Stage, Error> {
+        self.say(Role::Seeding, "waiting for a leader to be seeded from");
+        self.demote().await.map_or_else(|error| tracing::warn!(%error, "closing before seeding"), |_| ());
+        let leader = self.wait_for_other_leader().await?;
+        self.leave_behind().await;
+        self.say(Role::Seeding, format!("seeding from {leader}"));
+        let Some(server) = &mut self.server else {
+            return Err(Error::Stopped("an attached PostgreSQL is not wiped: empty its database and start the sidecar again".into()));
+        };
+        server.stop(Shutdown::Immediate).await?;
+        server.wipe()?;
+        server.init().await?;
+        server.start().await?;
+        let instance = InstanceId(rand::random::<u64>() >> 1);
+        self.instance = crate::pg::schema::settle(&self.config, &self.target, instance).await?.instance;
+        let sink = seed::Sink { config: &self.config, target: &self.target, raft: &self.raft };
+        let origin = sink.fill(&leader).await?;
+        tracing::info!(index = %origin.applied, "seeded");
+        Ok(Stage::Reconcile)
+    }
+
+    async fn wait_for_other_leader(&self) -> Result<String, Error> {
+        let me = self.config.node;
+        let mut role = self.raft.role();
+        let found = role.wait_for(|role| role.leader.is_some_and(|leader| leader != me));
+        let found = tokio::time::timeout(LEADER_TIMEOUT, found).await.map_err(|_| Error::Late("finding a leader", LEADER_TIMEOUT))?;
+        let leader = found.ok().and_then(|role| role.leader);
+        let peer = self.config.peers.iter().find(|peer| Some(peer.node) == leader);
+        peer.map(|peer| peer.admin.clone()).ok_or_else(|| Error::Stopped("the leader is not among the configured peers".into()))
+    }
+}
+
+/// Resolves when the applier begins or ceases to complain. Its progress alone is no event for the role.
+async fn error_changed(applier: &mut watch::Receiver<apply::Applied>) {
+    let before = applier.borrow_and_update().error.clone();
+    if applier.wait_for(|now| now.error != before).await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}

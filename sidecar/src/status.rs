@@ -1,0 +1,135 @@
+//! What the rest of the world is told about this node: one published value, put together from the log, the applier and the role.
+//!
+//! Readers (the admin API, proxies) take the published value; nobody calls into a loop for it.
+
+use crate::apply;
+use crate::core::lag::Lag;
+use crate::raft;
+use howdah_protocol::admin::{NodeStatus, Role};
+use howdah_protocol::{Epoch, LogIndex, NodeId, Term};
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+/// Changes closer together than this are told together.
+const PUBLISH_PAUSE: Duration = Duration::from_millis(4);
+
+/// What the role manager says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stage {
+    pub role: Role,
+    pub open: bool,
+    pub epoch: Option<Epoch>,
+    pub version: String,
+    pub detail: String,
+}
+
+/// What the log says.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct LogView {
+    pub term: Term,
+    pub leader: Option<NodeId>,
+    pub committed: LogIndex,
+}
+
+/// Where the parts leave what they know. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Board {
+    pub stage: watch::Sender<Stage>,
+    pub log: watch::Sender<LogView>,
+    pub applied: watch::Sender<LogIndex>,
+    /// The first entry that the applier still needs.
+    pub needed: watch::Sender<LogIndex>,
+    published: watch::Sender<NodeStatus>,
+}
+
+impl Board {
+    /// `identity`: the status with everything that does not change.
+    #[must_use]
+    pub fn new(identity: NodeStatus) -> Self {
+        let stage = Stage { role: identity.role, open: false, epoch: None, version: String::new(), detail: identity.detail.clone() };
+        Self {
+            stage: watch::Sender::new(stage),
+            log: watch::Sender::new(LogView::default()),
+            applied: watch::Sender::new(LogIndex::default()),
+            needed: watch::Sender::new(LogIndex::default()),
+            published: watch::Sender::new(identity),
+        }
+    }
+
+    #[must_use]
+    pub fn published(&self) -> watch::Receiver<NodeStatus> {
+        self.published.subscribe()
+    }
+
+    /// Takes over what the applier says, until it ends.
+    pub fn follow_applied(&self, mut applier: watch::Receiver<apply::Applied>) {
+        let (applied, needed) = (self.applied.clone(), self.needed.clone());
+        let take = move |applier: &mut watch::Receiver<apply::Applied>| {
+            let now = applier.borrow_and_update();
+            needed.send_replace(now.needs_from);
+            applied.send_replace(now.index);
+        };
+        take(&mut applier);
+        tokio::spawn(async move {
+            while applier.changed().await.is_ok() {
+                take(&mut applier);
+            }
+        });
+    }
+
+    /// Takes over what the log says, until it ends.
+    pub fn follow_log(&self, raft: &raft::Handle) {
+        let (mut decided, mut role) = (raft.decided(), raft.role());
+        let log = self.log.clone();
+        tokio::spawn(async move {
+            loop {
+                let committed = decided.borrow_and_update().index;
+                let (term, leader) = {
+                    let role = role.borrow_and_update();
+                    (role.term, role.leader)
+                };
+                log.send_replace(LogView { term, leader, committed });
+                tokio::select! {
+                    changed = decided.changed() => if changed.is_err() { return },
+                    changed = role.changed() => if changed.is_err() { return },
+                }
+            }
+        });
+    }
+
+    /// Publishes until the process ends.
+    pub async fn run(self) {
+        let start = Instant::now();
+        let (mut stage, mut log, mut applied) = (self.stage.subscribe(), self.log.subscribe(), self.applied.subscribe());
+        let mut lag = Lag::default();
+        loop {
+            let now_ms = u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX);
+            let (stage_now, log_now, applied_now) =
+                (stage.borrow_and_update().clone(), *log.borrow_and_update(), *applied.borrow_and_update());
+            lag.decided(log_now.committed, now_ms);
+            lag.applied(applied_now);
+            self.published.send_if_modified(|status| {
+                let before = status.clone();
+                status.role = stage_now.role;
+                status.open = stage_now.open;
+                status.epoch = stage_now.epoch;
+                status.postgres_version = stage_now.version;
+                status.detail = stage_now.detail;
+                status.term = log_now.term;
+                status.leader = log_now.leader;
+                status.committed_index = log_now.committed;
+                status.applied_index = applied_now;
+                status.lag_ms = lag.age_ms(now_ms);
+                *status != before
+            });
+            tokio::time::sleep(PUBLISH_PAUSE).await;
+            tokio::select! {
+                changed = stage.changed() => if changed.is_err() { return },
+                changed = log.changed() => if changed.is_err() { return },
+                changed = applied.changed() => if changed.is_err() { return },
+                () = tokio::time::sleep(Duration::from_millis(100)), if lag.age_ms(now_ms) > 0 => {}
+            }
+        }
+    }
+}
