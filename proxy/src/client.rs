@@ -23,7 +23,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 const GREETINGS_MAX: usize = 1024;
 
 /// What a server reports at the start of a connection, by role and startup parameters.
-type Greetings = HashMap<(Arc<str>, Arc<ServerParameters>), Arc<Vec<(String, String)>>>;
+type Greetings = HashMap<(Arc<str>, Arc<ServerParameters>), Greeting>;
+/// ParameterStatus by name.
+type Greeting = Arc<Vec<(String, String)>>;
 
 /// What the sessions of one worker share.
 #[derive(Debug)]
@@ -57,17 +59,19 @@ impl Worker {
         }
     }
 
-    fn greeting(&self, role: &Arc<str>, parameters: &Arc<ServerParameters>) -> Option<Arc<Vec<(String, String)>>> {
+    /// What a server said to these startup parameters, with the parameters as others hold them, so that equal ones are the same.
+    fn greeting(&self, role: &Arc<str>, parameters: &Arc<ServerParameters>) -> Option<(Arc<ServerParameters>, Greeting)> {
         let greetings = self.greetings.lock().unwrap_or_else(PoisonError::into_inner);
-        greetings.get(&(Arc::clone(role), Arc::clone(parameters))).cloned()
+        let ((_, parameters), greeting) = greetings.get_key_value(&(Arc::clone(role), Arc::clone(parameters)))?;
+        Some((Arc::clone(parameters), Arc::clone(greeting)))
     }
 
-    /// Forgets what servers say at the start: a new leader may say something else.
+    /// Forgets what servers say at the start: a new leader may say something else, and a role's settings may be altered.
     pub(crate) fn forget_greetings(&self) {
         self.greetings.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
-    fn remember_greeting(&self, role: &Arc<str>, parameters: &Arc<ServerParameters>, greeting: &Arc<Vec<(String, String)>>) {
+    fn remember_greeting(&self, role: &Arc<str>, parameters: &Arc<ServerParameters>, greeting: &Greeting) {
         let mut greetings = self.greetings.lock().unwrap_or_else(PoisonError::into_inner);
         if greetings.len() >= GREETINGS_MAX {
             greetings.clear();

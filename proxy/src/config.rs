@@ -11,6 +11,8 @@ const SIDECARS_MAX: usize = 64;
 const MESSAGE_BYTES_MIN: usize = 64 * 1024;
 const MESSAGE_BYTES_LIMIT: usize = 1 << 30;
 const WORKERS_MAX: usize = 256;
+/// Each worker has pools of its own, so more of them share server connections less well.
+const WORKERS_DEFAULT_MAX: usize = 4;
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -66,7 +68,7 @@ pub struct Config {
     /// How long busy clients may go on after SIGTERM.
     #[serde(default = "default_drain_ms")]
     pub drain_ms: u64,
-    /// Threads that serve clients; half of the cores by default.
+    /// Threads that serve clients; as many as cores by default, at most 4.
     #[serde(default = "default_workers")]
     pub workers: NonZeroUsize,
 }
@@ -135,7 +137,7 @@ fn default_drain_ms() -> u64 {
 
 fn default_workers() -> NonZeroUsize {
     let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
-    size((cores / 2).max(1))
+    size(cores.min(WORKERS_DEFAULT_MAX))
 }
 
 impl Config {

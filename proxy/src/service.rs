@@ -23,6 +23,10 @@ const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 /// Connections that wait to be taken by a worker.
 const HANDOVER_MAX: usize = 1024;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// Connections beyond `clients_max` that are still logging in, or are told that there are too many.
+const LOGINS_MAX: usize = 1000;
+/// What servers say at the start of a connection is asked again after this.
+const GREETINGS_KEPT: Duration = Duration::from_secs(60);
 /// Between looks at whether all clients have left.
 const DRAIN_PAUSE: Duration = Duration::from_millis(10);
 
@@ -142,6 +146,11 @@ async fn accept(listener: TcpListener, workers: &[WorkerHandle], shared: &Shared
             }
         };
         let full = shared.registry.len() >= shared.config.clients_max.get();
+        let open: usize = workers.iter().map(|worker| worker.clients.load(Ordering::Relaxed)).sum();
+        if open >= shared.config.clients_max.get() + LOGINS_MAX {
+            shared.metrics.clients_refused_total.add(1);
+            continue;
+        }
         let Some(worker) = workers.iter().min_by_key(|worker| worker.clients.load(Ordering::Relaxed)) else { return };
         worker.clients.fetch_add(1, Ordering::Relaxed);
         if worker.connections.try_send((stream, full)).is_err() {
@@ -181,7 +190,7 @@ async fn work(worker: Arc<Worker>, mut connections: mpsc::Receiver<(std::net::Tc
 async fn keep_house(worker: Arc<Worker>) {
     let mut routes = worker.routes.clone();
     let mut seen = routes.view().topology;
-    let mut swept = clock::now();
+    let (mut swept, mut greeted) = (clock::now(), clock::now());
     loop {
         routes.changed(SWEEP_INTERVAL).await;
         let (view, now) = (routes.view(), clock::now());
@@ -190,7 +199,8 @@ async fn keep_house(worker: Arc<Worker>) {
             (seen, swept) = (view.topology, now);
             worker.pools.sweep(&view, now, worker.config.idle_server());
         }
-        if moved {
+        if moved || now.since(greeted) >= GREETINGS_KEPT {
+            greeted = now;
             worker.forget_greetings();
         }
     }

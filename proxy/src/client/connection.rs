@@ -156,7 +156,10 @@ impl Connection {
     /// Answers the login with what a server reports for these startup parameters.
     async fn greet(&mut self) -> Result<(), End> {
         let reported = match self.worker.greeting(&self.role, &self.parameters) {
-            Some(known) => known,
+            Some((parameters, known)) => {
+                self.parameters = parameters;
+                known
+            }
             None => self.ask_greeting().await.map_err(End::Report)?,
         };
         let mut out = Vec::new();
