@@ -23,6 +23,8 @@ pub(crate) struct ErrorFields<'a> {
     pub(crate) severity: &'a [u8],
     pub(crate) code: &'a [u8],
     pub(crate) message: &'a [u8],
+    /// The function of the server's source that reported it.
+    pub(crate) routine: &'a [u8],
 }
 
 impl<'a> ErrorFields<'a> {
@@ -36,6 +38,7 @@ impl<'a> ErrorFields<'a> {
                 b'V' => fields.severity = text,
                 b'C' => fields.code = text,
                 b'M' => fields.message = text,
+                b'R' => fields.routine = text,
                 _ => {}
             }
             body = rest;

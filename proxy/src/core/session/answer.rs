@@ -120,6 +120,10 @@ impl Session {
             }
             (b'I', Some(Expect::Query(_))) | (b'V', Some(Expect::FunctionCall)) => {}
             (b'G', Some(Expect::Query(_) | Expect::Execute(_))) => self.begin_copy_in(),
+            (b'N', _) if is_gate_left(body) => {
+                let fields = ErrorFields::read(body);
+                return Some(Answer::Fatal { code: fields.sqlstate(), message: fields.text() });
+            }
             (b'H' | b'c', Some(Expect::Query(_) | Expect::Execute(_))) | (b'N' | b'A' | b'S', _) => {}
             (b'E', _) => return self.failed(header, server, input, tools),
             (b'Z', Some(Expect::Sync | Expect::Query(_) | Expect::FunctionCall)) => {
@@ -347,4 +351,10 @@ impl Session {
             None => now.reset(&name),
         });
     }
+}
+
+/// The server says that it ended a COMMIT's wait early: somebody cancelled it or ended the backend. What follows would look like success,
+/// but the group may not have decided the commit, so it must not reach the client. The text is localized, the routine is not.
+fn is_gate_left(notice: &[u8]) -> bool {
+    ErrorFields::read(notice).routine == b"SyncRepWaitForLSN"
 }

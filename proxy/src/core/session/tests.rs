@@ -276,6 +276,19 @@ fn commits_are_never_cancelled() {
 }
 
 #[test]
+fn a_commit_whose_wait_was_cut_short_is_not_acknowledged() {
+    let warning =
+        made(|out| build::message(out, b'N', |out| out.extend_from_slice(b"SWARNING\0C01000\0Mcanceling\0RSyncRepWaitForLSN\0\0")));
+    let mut wire = begun();
+    wire.client(&query("COMMIT"));
+    let answer = wire.server(&[warning, complete("COMMIT"), ready(TxStatus::Idle)].concat());
+    assert!(matches!(answer, Answer::Fatal { .. }), "{answer:?}");
+    assert_eq!(wire.seen(), "");
+    assert_eq!(wire.lose(true), Loss::Told);
+    assert_eq!(wire.told(), ("08007".to_owned(), 'I'));
+}
+
+#[test]
 fn the_sync_that_a_copy_swallowed_is_not_waited_for() {
     let mut wire = Wire::new();
     assert_eq!(wire.client(&[parse("", "COPY t FROM STDIN"), bind(""), execute(), empty(b'S')].concat()), "PBES");
