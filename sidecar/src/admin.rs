@@ -78,7 +78,7 @@ impl Admin {
         match (request.method(), path.as_str()) {
             (&Method::GET, "/healthz") => text("ok\n"),
             (&Method::GET, "/readyz") => self.ready(),
-            (&Method::GET, "/metrics") => text(self.metrics.render(&self.status.borrow())),
+            (&Method::GET, "/metrics") => text(self.metrics.render(&self.status.borrow(), &self.board)),
             (&Method::GET, "/v1/status") => json(StatusCode::OK, &*self.status.borrow()),
             (&Method::GET, "/v1/status/stream") => self.stream(),
             (&Method::GET, "/v1/cluster") => self.cluster().await,

@@ -150,7 +150,7 @@ pub struct Options {
 impl Options {
     #[must_use]
     pub const fn new(target: Target, instance: InstanceId) -> Self {
-        Self { target, instance, batch_bytes_max: 4 << 20, linger: Duration::from_millis(2), max_apply_delay: Duration::from_secs(30) }
+        Self { target, instance, batch_bytes_max: 4 << 20, linger: Duration::from_millis(15), max_apply_delay: Duration::from_secs(30) }
     }
 }
 

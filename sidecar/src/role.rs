@@ -61,6 +61,8 @@ pub enum Error {
     #[error(transparent)]
     Capture(#[from] capture::Error),
     #[error(transparent)]
+    Apply(#[from] apply::Error),
+    #[error(transparent)]
     Propose(#[from] raft::ProposeError),
     #[error(transparent)]
     Seed(#[from] crate::seed::Error),
@@ -259,6 +261,9 @@ impl Manager {
     async fn stop(&mut self) -> Result<Stage, Error> {
         self.say(Role::Stopping, "stopping");
         if self.raft.role().borrow().is_leader {
+            if self.gate.is_some() {
+                self.drain().await;
+            }
             let handover = Duration::from_millis(self.config.timing.handover_ms);
             match tokio::time::timeout(handover, self.raft.transfer_leader(None)).await {
                 Ok(Ok(to)) => tracing::info!(%to, "handed leadership over"),

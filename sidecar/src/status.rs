@@ -3,10 +3,12 @@
 //! Readers (the admin API, proxies) take the published value; nobody calls into a loop for it.
 
 use crate::apply;
+use crate::capture;
 use crate::core::lag::Lag;
 use crate::raft;
 use howdah_protocol::admin::{NodeStatus, Role};
 use howdah_protocol::{Epoch, LogIndex, NodeId, Term};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -40,6 +42,9 @@ pub struct Board {
     pub applied: watch::Sender<LogIndex>,
     /// The first entry that the applier still needs.
     pub needed: watch::Sender<LogIndex>,
+    /// What the present gate counts, and what the applier says: for metrics.
+    pub gate: watch::Sender<Option<Arc<capture::Metrics>>>,
+    pub applier: watch::Sender<Option<watch::Receiver<apply::Applied>>>,
     published: watch::Sender<NodeStatus>,
 }
 
@@ -53,6 +58,8 @@ impl Board {
             log: watch::Sender::new(LogView::default()),
             applied: watch::Sender::new(LogIndex::default()),
             needed: watch::Sender::new(LogIndex::default()),
+            gate: watch::Sender::new(None),
+            applier: watch::Sender::new(None),
             published: watch::Sender::new(identity),
         }
     }
@@ -64,6 +71,7 @@ impl Board {
 
     /// Takes over what the applier says, until it ends.
     pub fn follow_applied(&self, mut applier: watch::Receiver<apply::Applied>) {
+        self.applier.send_replace(Some(applier.clone()));
         let (applied, needed) = (self.applied.clone(), self.needed.clone());
         let take = move |applier: &mut watch::Receiver<apply::Applied>| {
             let now = applier.borrow_and_update();

@@ -1,5 +1,7 @@
 //! What Prometheus reads. Names carry their unit.
 
+use crate::status::Board;
+use crate::{apply, capture};
 use howdah_protocol::admin::{NodeStatus, Role};
 use prometheus::{Gauge, IntGauge, Registry, TextEncoder};
 
@@ -38,7 +40,7 @@ impl Metrics {
         }
     }
 
-    pub(crate) fn render(&self, status: &NodeStatus) -> String {
+    pub(crate) fn render(&self, status: &NodeStatus, board: &Board) -> String {
         let number = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
         self.open.set(status.open.into());
         self.leader.set((status.role == Role::Leader).into());
@@ -47,8 +49,56 @@ impl Metrics {
         self.applied.set(number(status.applied_index.0));
         #[expect(clippy::cast_precision_loss, reason = "a lag in ms fits a double for 285,000 years")]
         self.lag.set(status.lag_ms as f64 / 1000.0);
-        TextEncoder::new().encode_to_string(&self.registry.gather()).unwrap_or_else(|error| format!("# {error}\n"))
+        let mut text = TextEncoder::new().encode_to_string(&self.registry.gather()).unwrap_or_else(|error| format!("# {error}\n"));
+        if let Some(gate) = board.gate.borrow().as_deref() {
+            gate_text(&mut text, gate);
+        }
+        if let Some(applier) = board.applier.borrow().as_ref() {
+            apply_text(&mut text, &applier.borrow());
+        }
+        text
     }
+}
+
+/// Counters of the present gate: they start over with each promotion, as counters may.
+fn gate_text(text: &mut String, gate: &capture::Metrics) {
+    let now = gate.snapshot();
+    counter(text, "howdah_gate_transactions_total", "Transactions captured on this node", now.transactions);
+    counter(text, "howdah_gate_empty_transactions_total", "Transactions with nothing for the log", now.empty);
+    counter(text, "howdah_gate_received_bytes_total", "Bytes decoded by PostgreSQL", now.received_bytes);
+    counter(text, "howdah_gate_entries_total", "Log entries proposed", now.entries);
+    counter(text, "howdah_gate_entry_bytes_total", "Bytes of log entries proposed", now.entry_bytes);
+    counter(text, "howdah_gate_confirmations_total", "Positions confirmed to PostgreSQL", now.confirmations);
+    let name = "howdah_gate_confirm_seconds";
+    *text += &format!("# HELP {name} From the first read of an entry's changes to its confirmation\n# TYPE {name} histogram\n");
+    let (mut below, histogram) = (0, &gate.confirm_us);
+    for (bound, count) in histogram.buckets() {
+        below += count;
+        let bound = bound.map_or_else(|| "+Inf".to_owned(), seconds);
+        *text += &format!("{name}_bucket{{le=\"{bound}\"}} {below}\n");
+    }
+    *text += &format!("{name}_sum {}\n{name}_count {below}\n", seconds(histogram.sum()));
+}
+
+fn apply_text(text: &mut String, applied: &apply::Applied) {
+    counter(text, "howdah_apply_transactions_total", "Transactions of other nodes applied here", applied.transactions);
+    counter(text, "howdah_apply_batches_total", "Local transactions that applied them", applied.batches);
+    counter(text, "howdah_apply_fallbacks_total", "Batches that had to be applied row by row", applied.fallbacks);
+    counter(
+        text,
+        "howdah_apply_rows_missing_total",
+        "Rows that the leader changed and this node did not have; not 0 means it differs",
+        applied.rows_missing,
+    );
+}
+
+fn counter(text: &mut String, name: &str, help: &str, value: u64) {
+    *text += &format!("# HELP {name} {help}\n# TYPE {name} counter\n{name} {value}\n");
+}
+
+/// Microseconds as a decimal number of seconds.
+fn seconds(us: u64) -> String {
+    format!("{}.{:06}", us / 1_000_000, us % 1_000_000)
 }
 
 impl Default for Metrics {

@@ -9,7 +9,13 @@ use howdah_protocol::admin::{Problem, Role, Switchover};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::time::Instant;
 
+/// How long a planned hand-over waits for transactions to end.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
+const DRAIN_POLL: Duration = Duration::from_millis(5);
+const BUSY: &str = "SELECT count(*) FROM pg_stat_activity
+    WHERE backend_type = 'client backend' AND usename <> current_user AND (state <> 'idle' OR now() - state_change < interval '5 ms')";
 /// How often the leader looks at its sequences.
 const SEQUENCES_EVERY: Duration = Duration::from_secs(1);
 
@@ -84,15 +90,37 @@ impl Manager {
         }
     }
 
+    /// Before leadership is handed over by plan: proxies are told to hold new statements back, and what is under way may end. Sessions that
+    /// are not done in time are ended by the demotion.
+    pub(super) async fn drain(&self) {
+        self.board.stage.send_modify(|stage| {
+            stage.open = false;
+            stage.detail = "hands over".to_owned();
+        });
+        let deadline = Instant::now() + DRAIN_TIMEOUT;
+        let Ok(session) = self.target.connect("howdah-drain", "").await else { return };
+        while Instant::now() < deadline {
+            match session.query_one(BUSY, &[]).await {
+                Ok(row) if row.get::<_, i64>(0) > 0 => tokio::time::sleep(DRAIN_POLL).await,
+                _ => return,
+            }
+        }
+        tracing::warn!("client sessions did not end their transactions within {DRAIN_TIMEOUT:?}");
+    }
+
     async fn switch_over(&mut self, command: Command) {
         let Command::Switchover { request, answer } = command;
         let from = self.config.node;
         let handover = Duration::from_millis(self.config.timing.handover_ms);
+        self.drain().await;
         let done = match tokio::time::timeout(handover, self.raft.transfer_leader(request.to)).await {
             Ok(Ok(to)) => Ok(Switchover { from, to }),
             Ok(Err(error)) => Err(Problem { error: error.to_string(), hint: Some("see howdahctl status".into()) }),
             Err(_) => Err(Problem { error: format!("no hand-over within {handover:?}"), hint: Some("see howdahctl status".into()) }),
         };
+        if done.is_err() {
+            self.say(Role::Leader, "leads");
+        }
         if answer.send(done).is_err() {
             tracing::debug!("whoever asked for the switchover has gone");
         }

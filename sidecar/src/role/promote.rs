@@ -33,11 +33,8 @@ impl Manager {
         }
         self.say(Role::Promoting, "applying what is decided");
         let goal = self.raft.decided().borrow().index;
-        let mut applied = self.board.applied.subscribe();
-        let reached = timeout(APPLY_TIMEOUT, applied.wait_for(|index| *index >= goal)).await;
-        reached
-            .map_err(|_| Error::Late("applying what is decided", APPLY_TIMEOUT))?
-            .map_err(|_| Error::Stopped("the applier ended".into()))?;
+        let applier = self.applier.as_ref().ok_or_else(|| Error::Stopped("the applier is not running".into()))?;
+        applier.wait_for(goal, begun + APPLY_TIMEOUT).await?;
         let applied_ms = begun.elapsed().as_millis();
 
         if self.has_stray_writes().await? {
@@ -48,10 +45,12 @@ impl Manager {
         let (_, decisions) = self.raft.decisions();
         let again = decisions.serving.is_some_and(|serving| serving.instance == self.instance);
         if !again {
-            self.drop_slot().await?;
+            if self.keeps_slot {
+                self.drop_slot().await?;
+            }
+            self.keeps_slot = true;
             replication::create_slot(&self.target, settings::SLOT).await?;
         }
-        self.keeps_slot = true;
         let slot_ms = begun.elapsed().as_millis();
 
         let writer = Writer { node: self.config.node, instance: self.instance, epoch: Epoch(rand::random::<u64>() >> 16) };
@@ -62,6 +61,7 @@ impl Manager {
         let (_, decisions) = self.raft.decisions();
         let options = capture::Options::new(self.target.clone(), writer, decisions.watermark(self.instance));
         let gate = capture::start(options, proposer);
+        self.board.gate.send_replace(Some(gate.metrics()));
         let attached = timeout(ATTACH_TIMEOUT, gate.attached()).await;
         self.gate = Some(gate);
         attached.map_err(|_| Error::Late("attaching the gate", ATTACH_TIMEOUT))?.map_err(|error| Error::Stopped(error.to_string()))?;

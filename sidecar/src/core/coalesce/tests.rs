@@ -1,3 +1,5 @@
+//! Net effects, key by key, and the order of steps.
+
 use super::*;
 use crate::core::pgoutput::Column;
 

@@ -1,3 +1,5 @@
+//! Plans over entries: what is executed, and the state after it.
+
 use super::*;
 use crate::core::entry::Writer;
 use bytes::{BufMut, BytesMut};
