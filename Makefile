@@ -40,7 +40,7 @@ demo: deps
 # first, because tests of other crates run them.
 test: deps
 	$(CARGO) build $(LOCKED) --workspace --bins
-	$(CARGO) test $(LOCKED) --workspace
+	$(CARGO) test $(LOCKED) --workspace --no-fail-fast
 
 check: deps
 	$(CARGO) fmt --all --check

@@ -91,7 +91,21 @@ async fn identity(config: &Config, client: &Client, new_instance: InstanceId) ->
     Ok(InstanceId(row.get::<_, i64>(2).unsigned_abs()))
 }
 
-/// Everything that makes a server unfit, each with what to set.
+/// What a server says of itself.
+#[derive(Debug, Clone)]
+struct Found {
+    version: u32,
+    version_text: String,
+    wal_level: String,
+    slots_max: i32,
+    senders_max: i32,
+    prepared_max: i32,
+    standby_names: String,
+    fsync: String,
+    superuser: String,
+    encoding: String,
+}
+
 async fn check(server: &Client) -> Result<Vec<String>, Error> {
     let row = server
         .query_one(
@@ -102,34 +116,46 @@ async fn check(server: &Client) -> Result<Vec<String>, Error> {
             &[],
         )
         .await?;
-    let version: i32 = row.get(0);
-    let text = |at: usize| row.get::<_, String>(at);
-    let number = |at: usize| row.get::<_, i32>(at);
+    let found = Found {
+        version: row.get::<_, i32>(0).unsigned_abs(),
+        version_text: row.get(1),
+        wal_level: row.get(2),
+        slots_max: row.get(3),
+        senders_max: row.get(4),
+        prepared_max: row.get(5),
+        standby_names: row.get(6),
+        fsync: row.get(7),
+        superuser: row.get(8),
+        encoding: row.get(9),
+    };
+    Ok(problems(&found))
+}
+
+/// Everything that makes a server unfit, each with what to set.
+fn problems(found: &Found) -> Vec<String> {
     let mut problems = Vec::new();
     let mut require = |good: bool, problem: String| {
         if !good {
             problems.push(format!("- {problem}"));
         }
     };
+    let race = "earlier ones have a start-up race in which commits do not wait";
     require(
-        version.unsigned_abs() >= POSTGRES_VERSION_MIN,
-        format!(
-            "PostgreSQL {} is too old: upgrade to 15.13 or later (earlier ones have a start-up race in which commits do not wait)",
-            text(1)
-        ),
+        found.version >= POSTGRES_VERSION_MIN,
+        format!("PostgreSQL {} is too old: upgrade to 15.13 or later ({race})", found.version_text),
     );
-    require(text(2) == "logical", format!("wal_level is {}: set wal_level = logical and restart", text(2)));
-    require(number(3) >= 4, format!("max_replication_slots is {}: set it to 4 or more and restart", number(3)));
-    require(number(4) >= 4, format!("max_wal_senders is {}: set it to 4 or more and restart", number(4)));
-    require(number(5) >= 1, format!("max_prepared_transactions is {}: set it to 100 and restart", number(5)));
+    require(found.wal_level == "logical", format!("wal_level is {}: set wal_level = logical and restart", found.wal_level));
+    require(found.slots_max >= 4, format!("max_replication_slots is {}: set it to 4 or more and restart", found.slots_max));
+    require(found.senders_max >= 4, format!("max_wal_senders is {}: set it to 4 or more and restart", found.senders_max));
+    require(found.prepared_max >= 1, format!("max_prepared_transactions is {}: set it to 100 and restart", found.prepared_max));
     require(
-        text(6) == howdah_protocol::settings::GATE_APPLICATION_NAME,
-        format!("synchronous_standby_names is '{}': set synchronous_standby_names = 'howdah' and reload", text(6)),
+        found.standby_names == howdah_protocol::settings::GATE_APPLICATION_NAME,
+        format!("synchronous_standby_names is '{}': set synchronous_standby_names = 'howdah' and reload", found.standby_names),
     );
-    require(text(7) == "on", "fsync is off: set fsync = on and reload; nothing survives a crash without it".to_owned());
-    require(text(8) == "on", "the sidecar's role is not a superuser: ALTER ROLE ... SUPERUSER".to_owned());
-    require(text(9) == "UTF8", format!("the database's encoding is {}: create it with ENCODING 'UTF8'", text(9)));
-    Ok(problems)
+    require(found.fsync == "on", "fsync is off: set fsync = on and reload; nothing survives a crash without it".to_owned());
+    require(found.superuser == "on", "the sidecar's role is not a superuser: ALTER ROLE ... SUPERUSER".to_owned());
+    require(found.encoding == "UTF8", format!("the encoding is {}: create the database with ENCODING 'UTF8'", found.encoding));
+    problems
 }
 
 /// Writes where a seeded node starts.
@@ -145,4 +171,40 @@ pub async fn set_origin(target: &Target, origin: &Origin) -> Result<(), Error> {
 #[must_use]
 pub fn quoted(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn good() -> Found {
+        let text = |text: &str| text.to_owned();
+        Found {
+            version: POSTGRES_VERSION_MIN,
+            version_text: text("15.13"),
+            wal_level: text("logical"),
+            slots_max: 4,
+            senders_max: 4,
+            prepared_max: 1,
+            standby_names: text("howdah"),
+            fsync: text("on"),
+            superuser: text("on"),
+            encoding: text("UTF8"),
+        }
+    }
+
+    #[test]
+    fn a_fit_server_has_no_problems() {
+        assert_eq!(problems(&good()), Vec::<String>::new());
+    }
+
+    #[test]
+    fn an_old_server_and_a_wrong_setting_are_named_with_what_to_do() {
+        let old = Found { version: 150_012, version_text: "15.12".to_owned(), ..good() };
+        assert!(problems(&old)[0].contains("15.12 is too old: upgrade"));
+        let wrong = Found { wal_level: "replica".to_owned(), standby_names: String::new(), ..good() };
+        let problems = problems(&wrong);
+        assert_eq!(problems.len(), 2);
+        assert!(problems[0].contains("set wal_level = logical") && problems[1].contains("set synchronous_standby_names = 'howdah'"));
+    }
 }

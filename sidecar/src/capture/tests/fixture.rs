@@ -105,7 +105,10 @@ impl Postgres {
     }
 
     pub(super) fn options(&self) -> Options {
-        Options::new(self.target(), WRITER, Lsn(0))
+        let mut options = Options::new(self.target(), WRITER, Lsn(0));
+        // A line of several, whatever is fastest: the order among them is what is tested.
+        options.limits.proposals_in_flight_max = 4;
+        options
     }
 
     /// Makes the slot and attaches a gate.
