@@ -102,7 +102,10 @@ async fn what_cannot_be_replicated_is_refused() -> Result<()> {
     assert_eq!((code.as_str(), text.contains("primary key")), ("0A000", true), "{text}");
     assert!(refusal(client.batch_execute("SELECT lo_create(0)").await).is_ok());
     assert!(refusal(client.batch_execute("SELECT pg_logical_emit_message(true, 'howdah', '{}')").await).is_ok());
-    let (code, text) = refusal(client.batch_execute("ALTER TABLE keyless ENABLE ALWAYS TRIGGER ALL").await)?;
+    let trigger = "CREATE FUNCTION noop() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
+        CREATE TRIGGER t AFTER INSERT ON keyless FOR EACH ROW EXECUTE FUNCTION noop()";
+    client.batch_execute(trigger).await?;
+    let (code, text) = refusal(client.batch_execute("ALTER TABLE keyless ENABLE ALWAYS TRIGGER t").await)?;
     assert_eq!(code, "0A000", "{text}");
     // Session-local things stay where they are, also beside others in one message.
     client
