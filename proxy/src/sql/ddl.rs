@@ -136,7 +136,7 @@ fn refused(node: Node<'_>) -> Option<Refusal> {
         Node::RenameStmt(rename) => refused_object(rename.rename_type),
         Node::AlterOwnerStmt(owner) => refused_object(owner.object_type),
         Node::GrantStmt(grant) => match grant.objtype {
-            ObjectType::OBJECT_DATABASE => None,
+            ObjectType::OBJECT_DATABASE | ObjectType::OBJECT_PARAMETER_ACL => Some(Refusal::SharedGrant),
             object => refused_object(object),
         },
         Node::CommentStmt(comment) => match comment.objtype {
@@ -177,7 +177,6 @@ fn global(node: Node<'_>) -> Option<Kind> {
         | Node::DropOwnedStmt(_)
         | Node::AlterDatabaseSetStmt(_) => true,
         Node::RenameStmt(rename) => rename.rename_type == ObjectType::OBJECT_ROLE,
-        Node::GrantStmt(grant) => matches!(grant.objtype, ObjectType::OBJECT_DATABASE | ObjectType::OBJECT_PARAMETER_ACL),
         _ => false,
     };
     global.then_some(Kind::GlobalDdl)

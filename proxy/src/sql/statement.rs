@@ -244,6 +244,8 @@ pub(crate) enum Discard {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Refusal {
     Database,
+    /// GRANT ON DATABASE, ON PARAMETER.
+    SharedGrant,
     AlterSystem,
     Tablespace,
     Publication,
@@ -263,6 +265,9 @@ impl Refusal {
     pub(crate) fn reason(self) -> &'static str {
         match self {
             Self::Database => "databases cannot be created, changed or dropped: a group replicates one database",
+            Self::SharedGrant => {
+                "privileges on databases and parameters are not replicated yet: a follower would not have them after a failover"
+            }
             Self::AlterSystem => "ALTER SYSTEM is not replicated: the sidecar owns the server's configuration",
             Self::Tablespace => "tablespaces are directories of one server and cannot be replicated",
             Self::Publication => "publications are not supported: the capture of row changes depends on the one that Howdah made",
@@ -286,7 +291,7 @@ impl Refusal {
             Self::Tablespace => "Put the data directory of each node on the storage that it should use.",
             Self::Publication | Self::Subscription => "Replicate into or out of another cluster with a client of your own.",
             Self::LargeObject => "Use a bytea column.",
-            Self::SecurityLabel | Self::CommentOnShared => "Run it on every node, connected to the server directly.",
+            Self::SecurityLabel | Self::CommentOnShared | Self::SharedGrant => "Run it on every node, connected to the server directly.",
             Self::EventTrigger => "Use ordinary triggers.",
             Self::CatalogLock => "Name the user tables that you mean, or run it on every node, connected to the server directly.",
             Self::Replication => "Connect to the server directly if you know what you are doing.",

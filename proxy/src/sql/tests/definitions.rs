@@ -70,8 +70,6 @@ fn definitions_of_the_server() {
         "REVOKE admins FROM bob",
         "REASSIGN OWNED BY bob TO rob",
         "DROP OWNED BY bob",
-        "GRANT CONNECT ON DATABASE d TO bob",
-        "GRANT SET ON PARAMETER work_mem TO bob",
     ] {
         assert_eq!(kind(sql), Kind::GlobalDdl, "{sql}");
     }
@@ -112,6 +110,8 @@ fn what_cannot_be_replicated_is_refused() {
         ("ALTER EVENT TRIGGER e DISABLE", R::EventTrigger),
         ("DROP EVENT TRIGGER e", R::EventTrigger),
         ("COMMENT ON DATABASE d IS 'x'", R::CommentOnShared),
+        ("GRANT CONNECT ON DATABASE d TO bob", R::SharedGrant),
+        ("GRANT SET ON PARAMETER work_mem TO bob", R::SharedGrant),
         ("COMMENT ON ROLE bob IS 'x'", R::CommentOnShared),
         ("LOCK TABLE pg_class", R::CatalogLock),
         ("LOCK t, pg_catalog.pg_attribute", R::CatalogLock),
