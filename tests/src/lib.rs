@@ -21,7 +21,7 @@ pub struct Fixture {
 }
 
 impl Fixture {
-    /// Three nodes and a proxy, serving.
+    /// Three nodes and a proxy, serving; the followers are open too.
     pub async fn start() -> Result<Self> {
         Self::start_with(|_| {}).await
     }
@@ -32,6 +32,7 @@ impl Fixture {
         change(&mut options);
         let mut cluster = Cluster::create(options).await?;
         cluster.start().await?;
+        cluster.wait_settled(PATIENCE).await?;
         Ok(Self { cluster, folder })
     }
 
