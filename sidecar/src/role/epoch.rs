@@ -3,7 +3,8 @@
 //! `howdah.serving_epoch()` reads it. Postgres forgets it when it crashes, and the server drops it when the sidecar dies, so a proxy that
 //! checks it never uses a server that nobody vouches for.
 
-use crate::pg::connect::{Error as ConnectError, Target};
+use super::Error;
+use crate::pg::connect::Target;
 use howdah_protocol::Epoch;
 use std::time::Duration;
 use tokio_postgres::Client;
@@ -18,23 +19,6 @@ const POLL: Duration = Duration::from_millis(100);
 pub(super) struct ServingEpoch {
     epoch: Epoch,
     session: Client,
-}
-
-#[derive(Debug, thiserror::Error)]
-pub(super) enum Error {
-    #[error(transparent)]
-    Connect(#[from] ConnectError),
-    #[error(transparent)]
-    Sql(#[from] tokio_postgres::Error),
-}
-
-impl From<Error> for super::Error {
-    fn from(error: Error) -> Self {
-        match error {
-            Error::Connect(error) => error.into(),
-            Error::Sql(error) => error.into(),
-        }
-    }
 }
 
 impl ServingEpoch {

@@ -25,8 +25,8 @@ enum Event {
     GateEnded(Option<Arc<capture::Error>>),
     PostgresEnded(String),
     EpochLost,
-    Unmarked(sequences::Error),
-    Unwatched(watchdog::Error),
+    Unmarked(Error),
+    Unwatched(Error),
     Command(Command),
 }
 

@@ -3,10 +3,11 @@
 //! A mark lies `AHEAD` values beyond the sequence, so that what is handed out between two looks is below it. A sequence that runs faster
 //! than that is caught by the second rule: a new leader also raises each sequence past the largest value in the column that owns it.
 
+use super::Error;
 use super::lead::marks_entry;
-use crate::pg::connect::{Error as ConnectError, Target};
+use crate::pg::connect::Target;
 use crate::pg::schema::quoted;
-use crate::raft::{ProposeError, Proposer};
+use crate::raft::Proposer;
 use std::collections::BTreeMap;
 use std::time::Duration;
 use tokio_postgres::Client;
@@ -15,26 +16,6 @@ use tokio_postgres::Client;
 const AHEAD: i64 = 10_000;
 /// A sequence with a small range gives up at most this part of it to a mark.
 const RANGE_PART: i64 = 1_000;
-
-#[derive(Debug, thiserror::Error)]
-pub(super) enum Error {
-    #[error(transparent)]
-    Connect(#[from] ConnectError),
-    #[error(transparent)]
-    Sql(#[from] tokio_postgres::Error),
-    #[error(transparent)]
-    Propose(#[from] ProposeError),
-}
-
-impl From<Error> for super::Error {
-    fn from(error: Error) -> Self {
-        match error {
-            Error::Connect(error) => error.into(),
-            Error::Sql(error) => error.into(),
-            Error::Propose(error) => error.into(),
-        }
-    }
-}
 
 /// A sequence of this node.
 struct Sequence {

@@ -5,7 +5,8 @@
 //! The transaction is committed locally and cannot be taken back, so the session that holds the lock is ended: its client learns that the
 //! outcome is unknown, and the transaction is decoded, decided and replicated like any other.
 
-use crate::pg::connect::{Error as ConnectError, Target};
+use super::Error;
+use crate::pg::connect::Target;
 use std::time::Duration;
 
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -16,14 +17,6 @@ const END_HOLDERS: &str = "
         JOIN pg_stat_activity holder ON holder.pid = blocking.pid
     WHERE gate.backend_type = 'walsender' AND gate.application_name = 'howdah' AND gate.wait_event_type = 'Lock'
         AND holder.wait_event = 'SyncRep'";
-
-#[derive(Debug, thiserror::Error)]
-pub(super) enum Error {
-    #[error(transparent)]
-    Connect(#[from] ConnectError),
-    #[error(transparent)]
-    Sql(#[from] tokio_postgres::Error),
-}
 
 /// Runs until the server goes away.
 pub(super) async fn run(target: Target) -> Error {
