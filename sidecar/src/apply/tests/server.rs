@@ -150,9 +150,16 @@ impl Server {
         std::fs::read_to_string(self.dir.join("log")).unwrap_or_default()
     }
 
-    /// SIGKILL to a server process: all backends go down and the server recovers from its WAL.
-    pub(super) fn kill(pid: i32) {
+    /// SIGKILL to a server process: all backends go down and the server recovers from its WAL. Returns once the server has noticed:
+    /// a client that connects before that is thrown out again.
+    pub(super) async fn kill(&self, pid: i32) {
+        let died = format!("(PID {pid}) was terminated by signal 9");
         run_well(Path::new("/bin/kill"), &["-9", &pid.to_string()]);
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while !self.log().contains(&died) {
+            assert!(Instant::now() < deadline, "the server notices that {pid} died: {}", self.log());
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
     }
 }
 
