@@ -18,9 +18,6 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 
-/// The gate, the log and the applier share a thread: handing each small piece of work from thread to thread costs more than the work. The
-/// log's fsyncs have a thread of their own.
-const WORKERS: usize = 1;
 /// Commands that wait for the role manager.
 const COMMANDS_MAX: usize = 8;
 
@@ -47,8 +44,7 @@ fn main() -> Result<()> {
     }
     let filter = tracing_subscriber::EnvFilter::try_from_env("HOWDAH_LOG").unwrap_or_else(|_| "info,openraft=warn".into());
     tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false).with_writer(std::io::stderr).init();
-    let runtime =
-        tokio::runtime::Builder::new_multi_thread().worker_threads(WORKERS).enable_all().build().context("cannot start the runtime")?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start the runtime")?;
     runtime.block_on(run(config))
 }
 
@@ -81,12 +77,7 @@ async fn run(config: Config) -> Result<()> {
     tokio::spawn(admin::serve(listener, service));
     tokio::spawn(stop_on_signal(stop));
 
-    let retention = Retention {
-        raft: raft.clone(),
-        dir: config.data_dir.join("raft"),
-        log_bytes_max: config.log_bytes_max,
-        needed: board.needed.subscribe(),
-    };
+    let retention = Retention { raft: raft.clone(), log_bytes_max: config.log_bytes_max, needed: board.needed.subscribe() };
     tokio::spawn(retention.run());
 
     let manager = Manager::new(&config, raft.clone(), board, received, stopped).await?;
