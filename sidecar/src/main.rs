@@ -8,6 +8,7 @@ use howdah_sidecar::admin::{self, Admin, metrics::Metrics};
 use howdah_sidecar::config::Config;
 use howdah_sidecar::pg::server::Server;
 use howdah_sidecar::raft;
+use howdah_sidecar::repair;
 use howdah_sidecar::retention::Retention;
 use howdah_sidecar::role::Manager;
 use howdah_sidecar::seed::Source;
@@ -72,6 +73,7 @@ async fn run(config: Config) -> Result<()> {
         raft: raft.clone(),
         commands,
         seed: Source::new(Server::target(&config), config.postgres.bin_dir.clone()),
+        repair: repair::Source::new(Server::target(&config)),
         metrics: Metrics::new(),
     };
     tokio::spawn(admin::serve(listener, service));
