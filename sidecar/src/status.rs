@@ -13,8 +13,8 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-/// Changes closer together than this are told together.
-const PUBLISH_PAUSE: Duration = Duration::from_millis(4);
+/// Positions that move closer together than this are told together: each telling costs every node and proxy a message.
+const PUBLISH_PAUSE: Duration = Duration::from_millis(10);
 
 /// What the role manager says.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -145,7 +145,11 @@ impl Board {
                 status.lag_ms = lag.age_ms(now_ms);
                 *status != before
             });
-            tokio::time::sleep(PUBLISH_PAUSE).await;
+            // What a node may do is told at once.
+            let paused = tokio::time::timeout(PUBLISH_PAUSE, stage.changed()).await;
+            if paused.is_ok_and(|changed| changed.is_ok()) {
+                continue;
+            }
             tokio::select! {
                 changed = stage.changed() => if changed.is_err() { return },
                 changed = log.changed() => if changed.is_err() { return },
