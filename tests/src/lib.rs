@@ -1,8 +1,12 @@
 //! What the black-box tests share: a real cluster in a folder of its own, sessions, and the question whether all servers hold the same.
 //! And the proof that it survives: [`history`] and [`check`] judge what clients saw.
 
+pub mod chaos;
 pub mod check;
 pub mod history;
+pub mod nemesis;
+pub mod netns;
+pub mod workload;
 
 use anyhow::{Context, Result, bail};
 use howdah_ctl::admin;

@@ -9,7 +9,7 @@ use std::collections::HashMap;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Call {
     Write { key: i32, value: i64 },
-    Read { key: i32 },
+    Read { key: i32, promise: Promise },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,7 +18,7 @@ pub enum Answer {
     Value(i64),
 }
 
-/// What the mode of the sessions promises.
+/// What the mode of the reading session promises.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Promise {
     ReadYourWrites,
@@ -27,10 +27,13 @@ pub enum Promise {
     Nothing,
 }
 
+type Op = Operation<Call, Answer>;
+
 #[must_use]
-pub fn check(history: &[Operation<Call, Answer>], promise: Promise) -> Findings {
+pub fn check(history: &[Op]) -> Findings {
     let mut findings = Findings::default();
-    let mut floors: HashMap<(Process, i32), i64> = HashMap::new();
+    // By process and key, what it wrote and what it saw.
+    let (mut written, mut seen_before) = (HashMap::<(Process, i32), i64>::new(), HashMap::<(Process, i32), i64>::new());
     let mut writes = HashMap::new();
     for operation in history {
         if let Call::Write { key, value } = operation.call {
@@ -41,20 +44,22 @@ pub fn check(history: &[Operation<Call, Answer>], promise: Promise) -> Findings 
     for operation in history {
         let process = operation.process;
         match (operation.call, operation.answer()) {
-            (Call::Write { key, value }, Some(Answer::Written)) if promise == Promise::ReadYourWrites => {
-                let floor = floors.entry((process, key)).or_default();
+            (Call::Write { key, value }, Some(Answer::Written)) => {
+                let floor = written.entry((process, key)).or_default();
                 *floor = value.max(*floor);
             }
-            (Call::Read { key }, Some(Answer::Value(seen))) => {
+            (Call::Read { key, promise }, Some(Answer::Value(seen))) => {
                 findings.checked += 1;
-                let floor = floors.entry((process, key)).or_default();
-                let kind = if promise == Promise::MonotonicReads { Kind::WentBack } else { Kind::OwnWriteMissing };
-                if *seen < *floor {
+                let (kind, floor) = match promise {
+                    Promise::ReadYourWrites => (Kind::OwnWriteMissing, written.get(&(process, key))),
+                    Promise::MonotonicReads => (Kind::WentBack, seen_before.get(&(process, key))),
+                    Promise::Nothing => (Kind::WentBack, None),
+                };
+                if let Some(floor) = floor.filter(|floor| seen < *floor) {
                     findings.add(kind, || format!("{process:?} read {seen} of key {key} at {:?}, after {floor}", operation.invoked));
                 }
-                if promise == Promise::MonotonicReads {
-                    *floor = (*seen).max(*floor);
-                }
+                let before = seen_before.entry((process, key)).or_default();
+                *before = (*seen).max(*before);
                 // 0 is what there was at the start.
                 if *seen != 0 {
                     exists(&mut findings, operation, writes.get(&(key, *seen)).copied(), key, *seen);
@@ -65,8 +70,6 @@ pub fn check(history: &[Operation<Call, Answer>], promise: Promise) -> Findings 
     }
     findings
 }
-
-type Op = Operation<Call, Answer>;
 
 fn exists(findings: &mut Findings, read: &Op, write: Option<&Op>, key: i32, seen: i64) {
     match write {
@@ -84,11 +87,11 @@ mod tests {
 
     const KEY: i32 = 1;
 
-    fn valid(seed: u64) -> Vec<Op> {
+    fn valid(seed: u64, promise: Promise) -> Vec<Op> {
         let mut value = 0;
         simulate::run(seed, 200, |random| {
             if random.random_bool(0.6) {
-                return (Call::Read { key: KEY }, Answer::Value(value));
+                return (Call::Read { key: KEY, promise }, Answer::Value(value));
             }
             value += 1;
             (Call::Write { key: KEY, value }, Answer::Written)
@@ -98,34 +101,38 @@ mod tests {
     #[test]
     fn serial_executions_are_accepted_by_every_promise_and_going_back_is_not() {
         for seed in Seeds::default() {
-            let mut history = valid(seed);
             for promise in [Promise::ReadYourWrites, Promise::MonotonicReads, Promise::Nothing] {
-                assert!(check(&history, promise).is_clean(), "seed {seed}, {promise:?}");
+                let mut history = valid(seed, promise);
+                assert!(check(&history).is_clean(), "seed {seed}, {promise:?}");
+                let last = history.iter().rposition(|op| matches!(op.answer(), Some(Answer::Value(_)))).expect("a read");
+                let process = history[last].process;
+                let wrote = history[..last].iter().any(|op| op.process == process && op.answer() == Some(&Answer::Written));
+                let read = history[..last].iter().any(|op| op.process == process && matches!(op.answer(), Some(Answer::Value(1..))));
+                history[last].outcome = Outcome::Ok(Answer::Value(0));
+                let findings = check(&history);
+                assert_eq!(findings.has(Kind::OwnWriteMissing), wrote && promise == Promise::ReadYourWrites, "seed {seed}");
+                assert_eq!(findings.has(Kind::WentBack), read && promise == Promise::MonotonicReads, "seed {seed}");
             }
-            let last = history.iter().rposition(|op| matches!(op.answer(), Some(Answer::Value(_)))).expect("a read");
-            let process = history[last].process;
-            let wrote = history[..last].iter().any(|op| op.process == process && op.answer() == Some(&Answer::Written));
-            let read = history[..last].iter().any(|op| op.process == process && matches!(op.answer(), Some(Answer::Value(1..))));
-            history[last].outcome = Outcome::Ok(Answer::Value(0));
-            assert_eq!(check(&history, Promise::ReadYourWrites).has(Kind::OwnWriteMissing), wrote, "seed {seed}");
-            assert_eq!(check(&history, Promise::MonotonicReads).has(Kind::WentBack), read, "seed {seed}");
-            assert!(check(&history, Promise::Nothing).is_clean());
         }
     }
 
     #[test]
     fn only_the_sessions_own_past_binds_it_and_only_acknowledged_writes_do() {
         let write = |process, value| (process, Call::Write { key: KEY, value }, Answer::Written);
-        let read = |process, value| (process, Call::Read { key: KEY }, Answer::Value(value));
-        assert!(check(&serial([write(0, 1), read(1, 0)]), Promise::ReadYourWrites).is_clean());
-        assert!(check(&serial([write(0, 1), read(0, 0)]), Promise::ReadYourWrites).has(Kind::OwnWriteMissing));
-        assert!(check(&serial([write(0, 1), read(1, 1), read(2, 0)]), Promise::MonotonicReads).is_clean());
-        assert!(check(&serial([write(0, 1), read(1, 1), read(1, 0)]), Promise::MonotonicReads).has(Kind::WentBack));
-        assert!(check(&serial([read(1, 7)]), Promise::Nothing).has(Kind::Phantom));
+        let read = |promise, process, value| (process, Call::Read { key: KEY, promise }, Answer::Value(value));
+        let own = |process, value| read(Promise::ReadYourWrites, process, value);
+        let monotonic = |process, value| read(Promise::MonotonicReads, process, value);
+        let any = |process, value| read(Promise::Nothing, process, value);
+        assert!(check(&serial([write(0, 1), own(1, 0)])).is_clean());
+        assert!(check(&serial([write(0, 1), own(0, 0)])).has(Kind::OwnWriteMissing));
+        assert!(check(&serial([write(0, 1), monotonic(1, 1), monotonic(2, 0)])).is_clean());
+        assert!(check(&serial([write(0, 1), monotonic(1, 1), monotonic(1, 0)])).has(Kind::WentBack));
+        assert!(check(&serial([write(0, 1), any(0, 1), any(0, 0)])).is_clean());
+        assert!(check(&serial([any(1, 7)])).has(Kind::Phantom));
         for (outcome, ghost) in [(Outcome::Unknown, false), (Outcome::Failed, true)] {
-            let mut history = serial([write(0, 1), read(1, 2)]);
+            let mut history = serial([write(0, 1), any(1, 2)]);
             history.insert(1, unanswered(0, 6, Call::Write { key: KEY, value: 2 }, outcome));
-            let findings = check(&history, Promise::Nothing);
+            let findings = check(&history);
             assert_eq!((findings.has(Kind::Ghost), findings.is_clean()), (ghost, !ghost));
         }
     }

@@ -7,9 +7,10 @@ use std::collections::{HashMap, HashSet};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Call {
     Insert(i64),
-    /// `fresh`: it must see everything that was acknowledged before it began. Others may be behind.
-    ReadAll {
+    /// The elements from `from` on. `fresh`: it must see all of them that were acknowledged before it began; others may be behind.
+    Read {
         fresh: bool,
+        from: i64,
     },
 }
 
@@ -23,9 +24,11 @@ pub enum Answer {
 pub fn check(history: &[Operation<Call, Answer>]) -> Findings {
     let inserts: HashMap<i64, &Operation<Call, Answer>> =
         history.iter().filter_map(|op| if let Call::Insert(id) = op.call { Some((id, op)) } else { None }).collect();
+    let mut by_id: Vec<(i64, &Operation<Call, Answer>)> = inserts.iter().map(|(id, insert)| (*id, *insert)).collect();
+    by_id.sort_unstable_by_key(|(id, _)| *id);
     let mut findings = Findings::default();
     for read in history {
-        let (Call::ReadAll { fresh }, Some(Answer::Elements(elements))) = (&read.call, read.answer()) else { continue };
+        let (Call::Read { fresh, from }, Some(Answer::Elements(elements))) = (&read.call, read.answer()) else { continue };
         findings.checked += 1;
         let mut seen = HashSet::new();
         for id in elements {
@@ -41,10 +44,8 @@ pub fn check(history: &[Operation<Call, Answer>]) -> Findings {
                 Some(_) => {}
             }
         }
-        if !fresh {
-            continue;
-        }
-        for (id, insert) in &inserts {
+        let due = if *fresh { &by_id[by_id.partition_point(|(id, _)| id < from)..] } else { &[] };
+        for (id, insert) in due {
             if insert.answer().is_some() && insert.precedes(read) && !seen.contains(id) {
                 findings.add(Kind::Lost, || {
                     format!("{id}, acknowledged to {:?} at {:?}, is not seen by a read of {:?}", insert.process, insert.ended, read.invoked)
@@ -65,7 +66,7 @@ mod tests {
         let (mut elements, mut next) = (Vec::new(), 0);
         simulate::run(seed, 150, |random| {
             if random.random_bool(0.2) {
-                return (Call::ReadAll { fresh: true }, Answer::Elements(elements.clone()));
+                return (Call::Read { fresh: true, from: 0 }, Answer::Elements(elements.clone()));
             }
             next += 1;
             elements.push(next);
@@ -100,7 +101,7 @@ mod tests {
 
     #[test]
     fn unknown_may_be_either_refused_must_not_be_there_and_stale_reads_may_miss() {
-        let read = |seen: &[i64], fresh| (9, Call::ReadAll { fresh }, Answer::Elements(seen.to_vec()));
+        let read = |seen: &[i64], fresh| (9, Call::Read { fresh, from: 0 }, Answer::Elements(seen.to_vec()));
         let with = |outcome, seen: &[i64]| {
             let mut history = serial([(0, Call::Insert(1), Answer::Inserted), read(seen, true)]);
             history.insert(0, unanswered(1, 0, Call::Insert(2), outcome));

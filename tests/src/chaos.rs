@@ -1,0 +1,168 @@
+//! The proof: all workloads, all faults, one seed; then everything heals, and what clients saw is judged.
+//!
+//! ```text
+//! start -> clients work -> (strike, hold, heal, wait until it serves again)* -> clients stop -> settle -> replicas compared -> histories judged
+//! ```
+//!
+//! What counts as a violation: an anomaly that a workload's mode forbids, replicas that differ, a service or a node that does not come back. A
+//! fault that could not be proven is told, and is no success of the system.
+
+mod report;
+mod timeline;
+
+pub use report::{Event, Report, Sample};
+
+use crate::nemesis::{Fault, Nemesis, World};
+use crate::netns::{self, Network};
+use crate::workload::{Shared, Workloads};
+use crate::{Fixture, PATIENCE};
+use anyhow::{Context, Result};
+use howdah_protocol::admin::Role;
+use rand::Rng;
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+const NODES: usize = 3;
+/// Transactions before the first fault and between two of them: the service is there.
+const PROGRESS: u64 = 100;
+/// From the end of a fault until clients are served again, and until every node follows again.
+const BACK_TIMEOUT: Duration = Duration::from_secs(60);
+const REJOIN_TIMEOUT: Duration = Duration::from_secs(120);
+const HOLD_MS: std::ops::Range<u64> = 300..4000;
+/// Now and then the next fault does not wait until all nodes are back.
+const HASTE: f64 = 0.25;
+const SAMPLE: Duration = Duration::from_millis(250);
+
+#[derive(Debug, Clone)]
+pub struct Options {
+    pub seed: u64,
+    /// Faults are struck for so long; settling and judging come after it.
+    pub duration: Duration,
+    pub faults: Vec<Fault>,
+    /// Hosts as network namespaces, where they can be made.
+    pub network: bool,
+    /// Told what happens, as it happens.
+    pub progress: fn(&str),
+}
+
+/// Runs on one thread: the clients live in a [`tokio::task::LocalSet`].
+pub async fn run(options: &Options) -> Result<Report> {
+    let local = tokio::task::LocalSet::new();
+    local.run_until(all(options)).await
+}
+
+async fn all(options: &Options) -> Result<Report> {
+    let mut report = Report::new(options);
+    let mut world = world(options, &mut report).await?;
+    let url = world.fixture.info().proxy_url();
+    let mut workloads = Workloads::start(&url, options.seed).await?;
+    let shared = Arc::clone(workloads.shared());
+    report.began = shared.began();
+    let samples = Rc::new(RefCell::new(Vec::new()));
+    let sampler = tokio::task::spawn_local(sample(Arc::clone(&shared), Rc::clone(&samples)));
+
+    disturb(options, &mut world, &shared, &mut report).await?;
+
+    workloads.stop().await?;
+    sampler.abort();
+    report.samples = samples.take();
+    report.counts = shared.counts();
+    (options.progress)("clients stopped; comparing the replicas");
+    match world.fixture.compare().await {
+        Ok(comparison) => report.replicas(&comparison),
+        Err(error) => report.violations.push(format!("the replicas cannot be compared: {error:#}")),
+    }
+    (options.progress)("judging the histories");
+    for (name, findings) in workloads.judge().await? {
+        (options.progress)(&format!("{name}: {findings}"));
+        report.verdicts.push((name, findings));
+    }
+    report.ended = report.began.elapsed();
+    Ok(report)
+}
+
+async fn world(options: &Options, report: &mut Report) -> Result<World> {
+    let network = match options.network.then(netns::why_not) {
+        Some(None) => Some(Network::make(NODES + 1)?),
+        Some(Some(why)) => {
+            report.notes.push(format!("no network of its own: {why}"));
+            None
+        }
+        None => None,
+    };
+    let hosts = network.as_ref().map(Network::cluster_hosts);
+    let fixture = Fixture::start_with(|cluster| {
+        if hosts.is_some() {
+            // Alone in its network, so the ports are free.
+            cluster.port = howdah_ctl::cluster::Port::Default;
+        }
+        cluster.hosts = hosts;
+    });
+    Ok(World { fixture: fixture.await?, network })
+}
+
+async fn disturb(options: &Options, world: &mut World, shared: &Shared, report: &mut Report) -> Result<()> {
+    let mut nemesis = Nemesis::new(options.seed, &options.faults);
+    served(shared, BACK_TIMEOUT).await.context("clients do not even work before the first fault")?;
+    while report.began.elapsed() < options.duration {
+        let fault = nemesis.draw();
+        let at = report.began.elapsed();
+        let strike = nemesis.strike(fault, world, shared).await?;
+        let hold = Duration::from_millis(nemesis.random().random_range(HOLD_MS));
+        tokio::time::sleep(hold).await;
+        let ended = nemesis.heal(world).await?;
+        let healed = report.began.elapsed();
+        report.notes.extend(ended.into_iter().map(|what| format!("after {}: {what}", fault.name())));
+        let back = served(shared, BACK_TIMEOUT).await;
+        let event = Event { fault, at, healed, served: report.began.elapsed(), strike };
+        (options.progress)(&event.to_string());
+        report.events.push(event);
+        if let Err(error) = back {
+            report.violations.push(format!(
+                "{error:#} after {} at {:.1} s:\n{}",
+                fault.name(),
+                at.as_secs_f64(),
+                world.fixture.observe().await.in_words()
+            ));
+            break;
+        }
+        if !nemesis.random().random_bool(HASTE) && !rejoined(world, fault, report).await {
+            break;
+        }
+    }
+    rejoined(world, Fault::Switchover, report).await;
+    Ok(())
+}
+
+/// Until clients were served a number of times more.
+async fn served(shared: &Shared, limit: Duration) -> Result<()> {
+    let (goal, deadline) = (shared.counts().acknowledged + PROGRESS, Instant::now() + limit);
+    while shared.counts().acknowledged < goal {
+        anyhow::ensure!(Instant::now() < deadline, "clients were not served for {} s", limit.as_secs());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    Ok(())
+}
+
+/// Until every node leads or follows; it is a violation where one does not.
+async fn rejoined(world: &World, fault: Fault, report: &mut Report) -> bool {
+    let all_there = |seen: &howdah_ctl::cluster::Observed| {
+        let there = seen.answers().filter(|node| node.open && matches!(node.role, Role::Leader | Role::Follower)).count();
+        there == NODES && seen.leader().is_some()
+    };
+    let waited = world.fixture.wait_until("every node's return", REJOIN_TIMEOUT.max(PATIENCE), all_there).await;
+    if let Err(error) = &waited {
+        report.violations.push(format!("after {}: {error}", fault.name()));
+    }
+    waited.is_ok()
+}
+
+async fn sample(shared: Arc<Shared>, samples: Rc<RefCell<Vec<Sample>>>) {
+    let mut ticks = tokio::time::interval(SAMPLE);
+    loop {
+        ticks.tick().await;
+        samples.borrow_mut().push(Sample { at: shared.began().elapsed(), counts: shared.counts() });
+    }
+}
