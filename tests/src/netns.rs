@@ -15,6 +15,8 @@
 mod ip;
 mod probe;
 
+pub use probe::Probe;
+
 use anyhow::{Context, Result, bail};
 use howdah_ctl::cluster::{Host, Hosts};
 use ip::ip;
@@ -164,9 +166,10 @@ impl Network {
         Ok(())
     }
 
-    /// Sends datagrams from one host to another and says whether any came through: the proof of a cut, and of its direction.
-    pub fn passes(&self, from: usize, to: usize) -> Result<bool> {
-        probe::passes(&self.namespace(from), &self.namespace(to), self.address(to))
+    /// The proof of a cut, and of its direction.
+    #[must_use]
+    pub fn probe(&self, from: usize, to: usize) -> Probe {
+        Probe { from: self.namespace(from), to: self.namespace(to), address: self.address(to) }
     }
 
     fn rule(&self, verb: &str, from: usize, to: usize) -> Result<()> {

@@ -14,7 +14,7 @@ fn cuts_have_a_direction_and_heal() -> Result<()> {
     let passing = |network: &Network| -> Result<Vec<(usize, usize)>> {
         let mut passing = Vec::new();
         for (from, to) in all {
-            if network.passes(from, to)? {
+            if network.probe(from, to).passes()? {
                 passing.push((from, to));
             }
         }
@@ -27,7 +27,7 @@ fn cuts_have_a_direction_and_heal() -> Result<()> {
     network.heal()?;
     ensure!(passing(&network)? == all, "the network did not heal");
     network.slow_down(1, Slowness::Narrow)?;
-    ensure!(network.passes(0, 1)?, "a slow line is a line");
+    ensure!(network.probe(0, 1).passes()?, "a slow line is a line");
     network.heal()?;
     if let Err(error) = network.slow_down(1, Slowness::Lossy) {
         println!("delay and loss are skipped: {error:#}");

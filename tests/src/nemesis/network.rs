@@ -47,7 +47,8 @@ fn install(cuts: &[(usize, usize)], network: &mut Network) -> Result<()> {
 async fn prove(cuts: &[(usize, usize)], network: &Network) -> Result<Strike> {
     let (from, to) = *cuts.first().context("a partition cuts something")?;
     let back_is_cut = cuts.contains(&(to, from));
-    let (there, back) = tokio::task::block_in_place(|| anyhow::Ok((network.passes(from, to)?, network.passes(to, from)?)))?;
+    let (forth, home) = (network.probe(from, to), network.probe(to, from));
+    let (there, back) = tokio::task::spawn_blocking(|| anyhow::Ok((forth.passes()?, home.passes()?))).await??;
     let text = format!("{} directions cut; datagrams from host {from} to host {to}: {there}, back: {back}", cuts.len());
     Ok(if !there && back != back_is_cut { Strike::Proven(text) } else { Strike::Indeterminate(text) })
 }

@@ -11,23 +11,33 @@ const DATAGRAMS: u8 = 5;
 /// The way takes microseconds; a slow line under test some hundred milliseconds.
 const WAIT: Duration = Duration::from_millis(400);
 
-pub(super) fn passes(from: &str, to: &str, address: Ipv4Addr) -> Result<bool> {
-    let (from, to) = (from.to_owned(), to.to_owned());
-    // A thread that has moved is not given back.
-    std::thread::spawn(move || {
-        enter(&to)?;
-        let receiver = UdpSocket::bind((address, 0))?;
+/// Sends datagrams from one namespace to another.
+#[derive(Debug, Clone)]
+pub struct Probe {
+    pub(super) from: String,
+    pub(super) to: String,
+    pub(super) address: Ipv4Addr,
+}
+
+impl Probe {
+    /// Whether any came through. Blocks for some hundred milliseconds.
+    pub fn passes(self) -> Result<bool> {
+        // A thread that has moved to another namespace is not given back.
+        std::thread::spawn(move || self.send_and_receive()).join().expect("the thread reports its failures")
+    }
+
+    fn send_and_receive(&self) -> Result<bool> {
+        enter(&self.to)?;
+        let receiver = UdpSocket::bind((self.address, 0))?;
         receiver.set_read_timeout(Some(WAIT))?;
         let goal: SocketAddr = receiver.local_addr()?;
-        enter(&from)?;
+        enter(&self.from)?;
         let sender = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
         for nth in 0..DATAGRAMS {
             sender.send_to(&[nth], goal)?;
         }
         Ok(receiver.recv(&mut [0]).is_ok())
-    })
-    .join()
-    .expect("the thread reports its failures")
+    }
 }
 
 fn enter(namespace: &str) -> Result<()> {
