@@ -17,6 +17,7 @@ use crate::netns::{self, Network};
 use crate::workload::{Shared, Workloads};
 use crate::{Fixture, PATIENCE};
 use anyhow::{Context, Result};
+use howdah_ctl::admin;
 use howdah_protocol::admin::Role;
 use rand::Rng;
 use std::cell::RefCell;
@@ -24,7 +25,6 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-const NODES: usize = 3;
 /// Transactions before the first fault and between two of them: the service is there.
 const PROGRESS: u64 = 100;
 /// From the end of a fault until clients are served again, and until every node follows again.
@@ -41,6 +41,7 @@ pub struct Options {
     /// Faults are struck for so long; settling and judging come after it.
     pub duration: Duration,
     pub faults: Vec<Fault>,
+    pub nodes: u32,
     /// Hosts as network namespaces, where they can be made.
     pub network: bool,
     /// Told what happens, as it happens.
@@ -69,6 +70,7 @@ async fn all(options: &Options) -> Result<Report> {
     sampler.abort();
     report.samples = samples.take();
     report.counts = shared.counts();
+    report.notes.extend(errors(&world.fixture));
     (options.progress)("clients stopped; comparing the replicas");
     match world.fixture.compare().await {
         Ok(comparison) => report.replicas(&comparison),
@@ -85,7 +87,7 @@ async fn all(options: &Options) -> Result<Report> {
 
 async fn world(options: &Options, report: &mut Report) -> Result<World> {
     let network = match options.network.then(netns::why_not) {
-        Some(None) => Some(Network::make(NODES + 1)?),
+        Some(None) => Some(Network::make(options.nodes as usize + 1)?),
         Some(Some(why)) => {
             report.notes.push(format!("no network of its own: {why}"));
             None
@@ -98,6 +100,7 @@ async fn world(options: &Options, report: &mut Report) -> Result<World> {
             // Alone in its network, so the ports are free.
             cluster.port = howdah_ctl::cluster::Port::Default;
         }
+        cluster.nodes = options.nodes;
         cluster.hosts = hosts;
     });
     Ok(World { fixture: fixture.await?, network })
@@ -119,6 +122,7 @@ async fn disturb(options: &Options, world: &mut World, shared: &Shared, report: 
         let event = Event { fault, at, healed, served: report.began.elapsed(), strike };
         (options.progress)(&event.to_string());
         report.events.push(event);
+        report.follower_reads = report.follower_reads.max(follower_reads(&world.fixture).await);
         if let Err(error) = back {
             report.violations.push(format!(
                 "{error:#} after {} at {:.1} s:\n{}",
@@ -150,13 +154,30 @@ async fn served(shared: &Shared, limit: Duration) -> Result<()> {
 async fn rejoined(world: &World, fault: Fault, report: &mut Report) -> bool {
     let all_there = |seen: &howdah_ctl::cluster::Observed| {
         let there = seen.answers().filter(|node| node.open && matches!(node.role, Role::Leader | Role::Follower)).count();
-        there == NODES && seen.leader().is_some()
+        there == seen.nodes.len() && seen.leader().is_some()
     };
     let waited = world.fixture.wait_until("every node's return", REJOIN_TIMEOUT.max(PATIENCE), all_there).await;
     if let Err(error) = &waited {
         report.violations.push(format!("after {}: {error}", fault.name()));
     }
     waited.is_ok()
+}
+
+/// Reads that the proxy sent to followers since it was started last; without them the weaker modes were not put to the test.
+async fn follower_reads(fixture: &Fixture) -> u64 {
+    let metrics = admin::metrics(&fixture.info().proxy_admin.to_string()).await.unwrap_or_default();
+    let value = metrics.lines().find_map(|line| line.strip_prefix("howdah_proxy_units_follower_total ")?.trim().parse().ok());
+    value.unwrap_or_default()
+}
+
+/// How often each process said that a person must look. Under faults some of it is expected; it is for people to judge.
+fn errors(fixture: &Fixture) -> Vec<String> {
+    let logs = fixture.nodes().into_iter().map(|node| (format!("node {node}"), fixture.sidecar_log(node)));
+    let count = |(name, log): (String, std::path::PathBuf)| {
+        let lines = std::fs::read_to_string(log).unwrap_or_default().lines().filter(|line| line.contains(" ERROR ")).count();
+        format!("{name}: {lines} ERROR lines in its log")
+    };
+    logs.chain([("proxy".to_owned(), fixture.proxy_log())]).map(count).collect()
 }
 
 async fn sample(shared: Arc<Shared>, samples: Rc<RefCell<Vec<Sample>>>) {

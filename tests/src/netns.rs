@@ -65,7 +65,8 @@ pub fn why_not() -> Option<String> {
     if !rustix::process::geteuid().is_root() {
         return Some("network namespaces need root".to_owned());
     }
-    let name = format!("{PREFIX}-{}-try", std::process::id());
+    static TRIED: AtomicU32 = AtomicU32::new(0);
+    let name = format!("{PREFIX}-{}-try{}", std::process::id(), TRIED.fetch_add(1, Ordering::Relaxed));
     let tried = ip(&["netns", "add", &name]).and_then(|()| {
         let rule = ip(&["-n", &name, "rule", "add", "blackhole", "from", "198.18.0.1", "to", "198.18.0.2"]);
         ip(&["netns", "del", &name])?;

@@ -34,6 +34,8 @@ struct Arguments {
     seed: Option<u64>,
     #[arg(long, value_enum, default_value_t = Faults::All)]
     faults: Faults,
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(3..=9))]
+    nodes: u32,
     /// Where the report goes: NAME.md and NAME.svg
     #[arg(long, value_name = "DIR", default_value = "docs/chaos")]
     report: PathBuf,
@@ -66,7 +68,8 @@ fn run(arguments: &Arguments) -> anyhow::Result<bool> {
     };
     println!("seed {seed}; the same faults in the same order: --seed {seed}");
     let duration = Duration::try_from_secs_f64(arguments.minutes * 60.0)?;
-    let options = Options { seed, duration, faults, network: arguments.faults != Faults::Process, progress: |line| println!("{line}") };
+    let (nodes, network) = (arguments.nodes, arguments.faults != Faults::Process);
+    let options = Options { seed, duration, faults, nodes, network, progress: |line| println!("{line}") };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let report = runtime.block_on(async {
         tokio::select! {

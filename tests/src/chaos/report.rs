@@ -22,6 +22,8 @@ pub struct Report {
     pub events: Vec<Event>,
     pub samples: Vec<Sample>,
     pub counts: Counts,
+    /// The most that one life of the proxy counted.
+    pub follower_reads: u64,
     pub verdicts: Vec<(&'static str, Findings)>,
     /// What is wrong beside the histories.
     pub violations: Vec<String>,
@@ -76,6 +78,7 @@ impl Report {
             events: Vec::new(),
             samples: Vec::new(),
             counts: Counts::default(),
+            follower_reads: 0,
             verdicts: Vec::new(),
             violations: Vec::new(),
             notes: Vec::new(),
@@ -143,6 +146,7 @@ impl Report {
             self.events.len(),
             self.ended.as_secs_f64()
         )?;
+        writeln!(text, "At least {} reads were served by followers.", self.follower_reads)?;
         writeln!(text, "The seed decides the order of the faults and what each client asks; how they meet is the machine's doing.\n")?;
         writeln!(text, "![Throughput and faults over time]({name}.svg)\n")?;
         writeln!(text, "| judge | verdict |\n|---|---|")?;
@@ -169,7 +173,7 @@ impl Report {
         }
         writeln!(text, "\nUntil served again: from the end of the fault until a hundred more transactions were acknowledged.\n")?;
         for note in self.notes.iter().take(NOTES_MAX) {
-            writeln!(text, "- {}", note.lines().next().unwrap_or_default())?;
+            writeln!(text, "- {}", note.split([';', '\n']).next().unwrap_or_default())?;
         }
         writeln!(text, "\n```")?;
         for event in &self.events {
@@ -185,7 +189,7 @@ mod tests {
 
     fn report() -> Report {
         let faults = vec![Fault::KillNode, Fault::Switchover];
-        let options = Options { seed: 7, duration: Duration::ZERO, faults, network: false, progress: |_| {} };
+        let options = Options { seed: 7, duration: Duration::ZERO, faults, nodes: 3, network: false, progress: |_| {} };
         let mut report = Report::new(&options);
         let (at, healed, served) = (Duration::from_secs(1), Duration::from_secs(2), Duration::from_secs(4));
         report.events.push(Event { fault: Fault::KillNode, at, healed, served, strike: Strike::Proven("pid 1 gone".to_owned()) });

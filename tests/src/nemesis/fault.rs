@@ -35,6 +35,10 @@ pub enum Fault {
     /// The leader and the followers do not reach each other; the proxy reaches all.
     LeaderCutFromFollowers,
     FollowerAlone,
+    /// The leader is on the smaller side; the proxy on either.
+    LeaderInMinority,
+    /// Every node reaches two others only; asks for four nodes or more.
+    Ring,
     /// What the leader sends is lost.
     LeaderMute,
     /// What is sent to the leader is lost.
@@ -78,6 +82,9 @@ impl Fault {
         Self::LeaderAlone,
         Self::LeaderCutFromFollowers,
         Self::FollowerAlone,
+        Self::LeaderInMinority,
+        Self::Ring,
+        Self::LeaderWithProxy,
         Self::LeaderMute,
         Self::LeaderDeaf,
         Self::OneLink,
@@ -87,12 +94,9 @@ impl Fault {
         Self::LossyNetwork,
     ];
 
-    /// Asks for a leader's lease, without which it shows stale reads.
-    pub const LEASE: &[Self] = &[Self::LeaderWithProxy];
-
     #[must_use]
     pub fn needs_network(self) -> bool {
-        Self::NETWORK.contains(&self) || Self::LEASE.contains(&self)
+        Self::NETWORK.contains(&self)
     }
 
     #[must_use]
@@ -118,6 +122,8 @@ impl Fault {
             Self::LeaderAlone => "leader alone",
             Self::LeaderCutFromFollowers => "leader cut from followers",
             Self::FollowerAlone => "follower alone",
+            Self::LeaderInMinority => "leader in the minority",
+            Self::Ring => "ring",
             Self::LeaderMute => "leader mute",
             Self::LeaderDeaf => "leader deaf",
             Self::OneLink => "one link cut",

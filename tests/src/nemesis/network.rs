@@ -8,6 +8,8 @@ use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use std::time::Duration;
 
+/// Fewer nodes are each other's neighbours all.
+const RING_MIN: usize = 4;
 const FLAPS: usize = 4;
 const FLAP_MS: std::ops::Range<u64> = 100..700;
 
@@ -25,6 +27,14 @@ pub(super) async fn strike(fault: Fault, leader: usize, network: &mut Network, r
         Fault::OneLink => both(&[leader], &[follower]),
         Fault::LeaderMute => everybody.iter().map(|other| (leader, *other)).collect(),
         Fault::LeaderDeaf => everybody.iter().map(|other| (*other, leader)).collect(),
+        Fault::LeaderInMinority => {
+            let mut sides = partition(leader, &followers);
+            let side = usize::from(random.random_bool(0.5));
+            sides[side].push(proxy);
+            both(&sides[0], &sides[1])
+        }
+        Fault::Ring if proxy < RING_MIN => return Ok(Strike::Skipped(format!("{proxy} nodes are a ring already"))),
+        Fault::Ring => ring(proxy),
         Fault::Flapping => return flap(leader, &everybody, network, random).await,
         Fault::NarrowNetwork => return slow(Slowness::Narrow, network),
         Fault::LossyNetwork => return slow(Slowness::Lossy, network),
@@ -33,6 +43,18 @@ pub(super) async fn strike(fault: Fault, leader: usize, network: &mut Network, r
     let cuts: Vec<(usize, usize)> = cuts.into_iter().filter(|(from, to)| from != to).collect();
     install(&cuts, network)?;
     prove(&cuts, network).await
+}
+
+/// The leader with as many others as do not make a majority, and the rest.
+fn partition(leader: usize, followers: &[usize]) -> [Vec<usize>; 2] {
+    let (with, without) = followers.split_at(followers.len().saturating_sub(1) / 2);
+    [[&[leader], with].concat(), without.to_vec()]
+}
+
+/// Everybody but the two neighbours is out of reach; the proxy reaches all.
+fn ring(nodes: usize) -> Vec<(usize, usize)> {
+    let near = |one: usize, other: usize| matches!((one + nodes - other) % nodes, distance if distance <= 1 || distance == nodes - 1);
+    (0..nodes).flat_map(|one| (0..nodes).filter(move |other| !near(one, *other)).map(move |other| (one, other))).collect()
 }
 
 fn both(side: &[usize], other: &[usize]) -> Vec<(usize, usize)> {
@@ -75,4 +97,31 @@ fn slow(how: Slowness, network: &mut Network) -> Result<Strike> {
         }
     }
     Ok(Strike::Proven(format!("{} hosts slowed down: {how:?}", network.hosts())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_leaders_side_is_no_majority_and_nobody_is_on_both() {
+        for nodes in 2..=7 {
+            let followers: Vec<usize> = (1..nodes).collect();
+            let [minority, majority] = partition(0, &followers);
+            assert!(
+                minority.contains(&0) && minority.len() <= nodes / 2 && minority.len() + majority.len() == nodes,
+                "{minority:?} {majority:?}"
+            );
+        }
+        assert_eq!(partition(2, &[0, 1, 3, 4]), [vec![2, 0], vec![1, 3, 4]]);
+    }
+
+    #[test]
+    fn in_a_ring_everybody_reaches_two() {
+        let cuts = ring(5);
+        for node in 0..5 {
+            assert_eq!(cuts.iter().filter(|(from, _)| *from == node).count(), 2);
+            assert!(!cuts.contains(&(node, (node + 1) % 5)) && !cuts.contains(&((node + 1) % 5, node)));
+        }
+    }
 }
