@@ -25,8 +25,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Transactions before the first fault and between two of them: the service is there.
-const PROGRESS: u64 = 100;
+/// Acknowledged commits before the first fault and between two of them: the service is there. Reads alone would not show that.
+const PROGRESS: u64 = 50;
 /// From the end of a fault until clients are served again, and until every node follows again.
 const BACK_TIMEOUT: Duration = Duration::from_secs(60);
 const REJOIN_TIMEOUT: Duration = Duration::from_secs(120);
@@ -77,11 +77,17 @@ async fn all(options: &Options) -> Result<Report> {
         Err(error) => report.violations.push(format!("the replicas cannot be compared: {error:#}")),
     }
     (options.progress)("judging the histories");
-    for (name, findings) in workloads.judge().await? {
+    match workloads.judge().await {
+        Ok(verdicts) => report.verdicts = verdicts,
+        Err(error) => report.violations.push(format!("{error:#}")),
+    }
+    for (name, findings) in &report.verdicts {
         (options.progress)(&format!("{name}: {findings}"));
-        report.verdicts.push((name, findings));
     }
     report.ended = report.began.elapsed();
+    if report.violated() {
+        (options.progress)(&format!("data and logs stay in {}", world.fixture.keep().display()));
+    }
     Ok(report)
 }
 
@@ -112,10 +118,22 @@ async fn disturb(options: &Options, world: &mut World, shared: &Shared, report: 
     while report.began.elapsed() < options.duration {
         let fault = nemesis.draw();
         let at = report.began.elapsed();
-        let strike = nemesis.strike(fault, world, shared).await?;
+        let strike = match nemesis.strike(fault, world, shared).await {
+            Ok(strike) => strike,
+            Err(error) => {
+                report.violations.push(format!("before {}: {error:#}", fault.name()));
+                break;
+            }
+        };
         let hold = Duration::from_millis(nemesis.random().random_range(HOLD_MS));
         tokio::time::sleep(hold).await;
-        let ended = nemesis.heal(world).await?;
+        let ended = match nemesis.heal(world).await {
+            Ok(ended) => ended,
+            Err(error) => {
+                report.violations.push(format!("after {}: {error:#}", fault.name()));
+                break;
+            }
+        };
         let healed = report.began.elapsed();
         report.notes.extend(ended.into_iter().map(|what| format!("after {}: {what}", fault.name())));
         let back = served(shared, BACK_TIMEOUT).await;
@@ -142,8 +160,8 @@ async fn disturb(options: &Options, world: &mut World, shared: &Shared, report: 
 
 /// Until clients were served a number of times more.
 async fn served(shared: &Shared, limit: Duration) -> Result<()> {
-    let (goal, deadline) = (shared.counts().acknowledged + PROGRESS, Instant::now() + limit);
-    while shared.counts().acknowledged < goal {
+    let (goal, deadline) = (shared.counts().committed + PROGRESS, Instant::now() + limit);
+    while shared.counts().committed < goal {
         anyhow::ensure!(Instant::now() < deadline, "clients were not served for {} s", limit.as_secs());
         tokio::time::sleep(Duration::from_millis(20)).await;
     }

@@ -34,6 +34,12 @@ impl Fixture {
         Self::start_with(|_| {}).await
     }
 
+    /// Leaves data and logs behind, for whoever has to find out what happened.
+    pub fn keep(&mut self) -> &std::path::Path {
+        self.folder.disable_cleanup(true);
+        self.folder.path()
+    }
+
     pub async fn start_with(change: impl FnOnce(&mut Options)) -> Result<Self> {
         let folder = folder()?;
         let mut options = Options::for_test(folder.path().join("c"))?;

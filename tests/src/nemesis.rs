@@ -73,18 +73,25 @@ impl Nemesis {
         &mut self.random
     }
 
+    /// An error only where there is nobody to strike: a fault that did not go as it should is indeterminate.
     pub async fn strike(&mut self, fault: Fault, world: &mut World, clients: &Shared) -> Result<Strike> {
         let leader = leader(&world.fixture).await?;
         if fault.needs_network() {
             return match &mut world.network {
-                Some(network) => network::strike(fault, host(leader), network, &mut self.random).await,
+                Some(network) => {
+                    let struck = network::strike(fault, host(leader), network, &mut self.random).await;
+                    Ok(struck.unwrap_or_else(|error| Strike::Indeterminate(format!("{error:#}"))))
+                }
                 None => Ok(Strike::Skipped("the cluster has no network of its own".to_owned())),
             };
         }
-        let done = process::strike(fault, leader, &mut world.fixture, clients, &mut self.random).await;
-        let (strike, paused) = done.with_context(|| format!("{} of node {leader}", fault.name()))?;
-        self.paused.extend(paused);
-        Ok(strike)
+        match process::strike(fault, leader, &mut world.fixture, clients, &mut self.random).await {
+            Ok((strike, paused)) => {
+                self.paused.extend(paused);
+                Ok(strike)
+            }
+            Err(error) => Ok(Strike::Indeterminate(format!("{error:#}"))),
+        }
     }
 
     /// Ends what stays of the strikes: everything runs and reaches everything. Says what had ended by itself.

@@ -137,18 +137,18 @@ impl Report {
     }
 
     fn head(&self, text: &mut String, name: &str) -> fmt::Result {
-        let Counts { acknowledged, refused, unknown } = self.counts;
+        let Counts { acknowledged, committed, refused, unknown } = self.counts;
         let verdict = if self.violated() { "**Something was violated.**" } else { "Nothing was violated." };
         writeln!(text, "# Chaos, seed {}\n\n{verdict}\n", self.seed)?;
         writeln!(
             text,
-            "{} faults in {:.0} s; {acknowledged} transactions acknowledged, {refused} refused, {unknown} unknown.",
+            "{} faults in {:.0} s; {acknowledged} transactions acknowledged, of which {committed} wrote; {refused} refused, {unknown} unknown.",
             self.events.len(),
             self.ended.as_secs_f64()
         )?;
         writeln!(text, "At least {} reads were served by followers.", self.follower_reads)?;
         writeln!(text, "The seed decides the order of the faults and what each client asks; how they meet is the machine's doing.\n")?;
-        writeln!(text, "![Throughput and faults over time]({name}.svg)\n")?;
+        writeln!(text, "![Acknowledged commits per second, and faults, over time]({name}.svg)\n")?;
         writeln!(text, "| judge | verdict |\n|---|---|")?;
         for (name, findings) in &self.verdicts {
             writeln!(text, "| {name} | {findings} |")?;
@@ -171,7 +171,7 @@ impl Report {
             let longest = longest.map_or(String::new(), |time| format!("{:.1} s", time.as_secs_f64()));
             writeln!(text, "| {} | {proven} | {indeterminate} | {skipped} | {longest} |", fault.name())?;
         }
-        writeln!(text, "\nUntil served again: from the end of the fault until a hundred more transactions were acknowledged.\n")?;
+        writeln!(text, "\nUntil served again: from the end of the fault until fifty more commits were acknowledged.\n")?;
         for note in self.notes.iter().take(NOTES_MAX) {
             writeln!(text, "- {}", note.split([';', '\n']).next().unwrap_or_default())?;
         }

@@ -1,4 +1,4 @@
-//! The run as a picture: acknowledged transactions per second over time, each fault a band behind them.
+//! The run as a picture: acknowledged commits per second over time, each fault a band behind them.
 //!
 //! Written by hand: a line and some rectangles need no plotting library, and the file must look the same on every machine.
 
@@ -55,14 +55,14 @@ pub(super) fn draw(samples: &[Sample], events: &[Event]) -> String {
     svg
 }
 
-/// Acknowledged per second, between samples that are far enough apart.
+/// Commits per second, between samples that are far enough apart.
 #[allow(clippy::cast_precision_loss)] // counts of one run
 fn rates(samples: &[Sample]) -> Vec<(f64, f64)> {
     let step = samples.len().div_ceil(POINTS_MAX).max(1);
     let picked: Vec<&Sample> = samples.iter().step_by(step).collect();
     let rate = |pair: &[&Sample]| {
         let time = pair[1].at.saturating_sub(pair[0].at).max(Duration::from_millis(1)).as_secs_f64();
-        (pair[1].at.as_secs_f64(), (pair[1].counts.acknowledged - pair[0].counts.acknowledged) as f64 / time)
+        (pair[1].at.as_secs_f64(), (pair[1].counts.committed - pair[0].counts.committed) as f64 / time)
     };
     picked.windows(2).map(rate).collect()
 }
@@ -75,8 +75,7 @@ mod tests {
 
     #[test]
     fn a_point_per_interval_and_a_band_per_fault() {
-        let sample =
-            |second, acknowledged| Sample { at: Duration::from_secs(second), counts: Counts { acknowledged, ..Counts::default() } };
+        let sample = |second, committed| Sample { at: Duration::from_secs(second), counts: Counts { committed, ..Counts::default() } };
         let samples = [sample(0, 0), sample(1, 100), sample(2, 100), sample(3, 400)];
         assert_eq!(rates(&samples).iter().map(|(_, rate)| *rate).collect::<Vec<_>>(), [100.0, 0.0, 300.0]);
         let at = Duration::from_secs(1);

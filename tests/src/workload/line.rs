@@ -27,6 +27,7 @@ pub struct Shared {
     url: String,
     stop: AtomicBool,
     acknowledged: AtomicU64,
+    committed: AtomicU64,
     refused: AtomicU64,
     unknown: AtomicU64,
     flights: Mutex<Vec<Weak<Flight>>>,
@@ -36,6 +37,8 @@ pub struct Shared {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counts {
     pub acknowledged: u64,
+    /// Of those, the ones that wrote.
+    pub committed: u64,
     pub refused: u64,
     pub unknown: u64,
 }
@@ -66,6 +69,7 @@ impl Shared {
             url: url.to_owned(),
             stop: AtomicBool::new(false),
             acknowledged: AtomicU64::new(0),
+            committed: AtomicU64::new(0),
             refused: AtomicU64::new(0),
             unknown: AtomicU64::new(0),
             flights: Mutex::default(),
@@ -89,7 +93,12 @@ impl Shared {
     #[must_use]
     pub fn counts(&self) -> Counts {
         let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        Counts { acknowledged: count(&self.acknowledged), refused: count(&self.refused), unknown: count(&self.unknown) }
+        Counts {
+            acknowledged: count(&self.acknowledged),
+            committed: count(&self.committed),
+            refused: count(&self.refused),
+            unknown: count(&self.unknown),
+        }
     }
 
     /// Cancel requests for every connection that is in the middle of a COMMIT right now.
@@ -171,6 +180,7 @@ impl Line {
         let (outcome, usable) = match result {
             Ok(Ok(answer)) => {
                 self.shared.acknowledged.fetch_add(1, Ordering::Relaxed);
+                self.shared.committed.fetch_add(u64::from(committing), Ordering::Relaxed);
                 return Outcome::Ok(answer);
             }
             // Given up in the middle: the connection may still carry the statement, so it goes.
