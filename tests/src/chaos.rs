@@ -30,6 +30,8 @@ const PROGRESS: u64 = 50;
 /// From the end of a fault until clients are served again, and until every node follows again.
 const BACK_TIMEOUT: Duration = Duration::from_secs(60);
 const REJOIN_TIMEOUT: Duration = Duration::from_secs(120);
+/// A return that took longer is worth a note: the node was seeded again, or waited for a time-out.
+const REJOIN_SLOW: Duration = Duration::from_secs(10);
 const HOLD_MS: std::ops::Range<u64> = 300..4000;
 /// Now and then the next fault does not wait until all nodes are back.
 const HASTE: f64 = 0.25;
@@ -174,9 +176,12 @@ async fn rejoined(world: &World, fault: Fault, report: &mut Report) -> bool {
         let there = seen.answers().filter(|node| node.open && matches!(node.role, Role::Leader | Role::Follower)).count();
         there == seen.nodes.len() && seen.leader().is_some()
     };
+    let began = Instant::now();
     let waited = world.fixture.wait_until("every node's return", REJOIN_TIMEOUT.max(PATIENCE), all_there).await;
     if let Err(error) = &waited {
         report.violations.push(format!("after {}: {error}", fault.name()));
+    } else if began.elapsed() > REJOIN_SLOW {
+        report.notes.push(format!("after {}: {:.0} s until every node was back", fault.name(), began.elapsed().as_secs_f64()));
     }
     waited.is_ok()
 }
