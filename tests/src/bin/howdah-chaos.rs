@@ -6,6 +6,7 @@ use howdah_tests::nemesis::Fault;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
+use tokio::signal::unix::{SignalKind, signal};
 
 const EXIT_VIOLATED: u8 = 1;
 const EXIT_NOT_DONE: u8 = 3;
@@ -72,9 +73,12 @@ fn run(arguments: &Arguments) -> anyhow::Result<bool> {
     let options = Options { seed, duration, faults, nodes, network, progress: |line| println!("{line}") };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let report = runtime.block_on(async {
+        // Either way the cluster and its network are taken down: their destructors run.
+        let mut terminated = signal(SignalKind::terminate())?;
         tokio::select! {
             report = chaos::run(&options) => report,
             _ = tokio::signal::ctrl_c() => anyhow::bail!("interrupted"),
+            _ = terminated.recv() => anyhow::bail!("told to end"),
         }
     })?;
     let name = arguments.name.clone().unwrap_or_else(|| format!("seed-{seed}"));
