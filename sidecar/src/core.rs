@@ -6,5 +6,7 @@ pub mod ddl;
 pub mod decisions;
 pub mod entry;
 pub mod lag;
+pub mod lease;
+pub mod outcomes;
 pub mod pgoutput;
 pub mod role;
