@@ -9,8 +9,13 @@ ARGS ?=
 COMPARE ?= --seconds 5 --rounds 3
 FAILOVER ?= --runs 5
 RESULTS := bench/results
+# `make chaos MINUTES=60 SEED=7`
+MINUTES ?= 5
+SEED ?= 1
+NODES ?= 3
+CHAOS := docs/chaos
 
-.PHONY: help deps bench-deps build demo test check fix bench clean
+.PHONY: help deps bench-deps build demo test check fix bench chaos clean
 
 help:
 	@echo 'make demo             start a cluster, load it, kill the leader, count what was lost; leaves it running until Ctrl-C'
@@ -19,6 +24,7 @@ help:
 	@echo 'make check            formatting, lints, documentation, dependencies; changes nothing'
 	@echo 'make fix              formats, and applies what the lints can'
 	@echo 'make bench            howdah-bench compare and failover, short; reports go to $(RESULTS)'
+	@echo 'make chaos            every fault under every workload, judged; MINUTES=5 SEED=1 NODES=3; reports go to $(CHAOS)'
 	@echo 'make build            release binaries in $(TARGET_DIR)/release: howdahctl, howdah-sidecar, howdah-proxy, howdah-bench'
 	@echo 'make deps             install what is missing: PostgreSQL, libclang, a C compiler (Debian, Ubuntu)'
 	@echo 'make clean            remove what was built'
@@ -58,6 +64,11 @@ bench: bench-deps
 	@mkdir -p $(RESULTS)
 	$(TARGET_DIR)/release/howdah-bench compare $(COMPARE) --json $(RESULTS)/compare.json --svg $(RESULTS)/compare.svg
 	$(TARGET_DIR)/release/howdah-bench failover $(FAILOVER) --json $(RESULTS)/failover.json
+
+# As root also partitions: the hosts are network namespaces then.
+chaos: deps
+	$(CARGO) build $(LOCKED) --release -p howdah-sidecar -p howdah-proxy -p howdah-tests --bins
+	$(TARGET_DIR)/release/howdah-chaos --minutes $(MINUTES) --seed $(SEED) --nodes $(NODES) --report $(CHAOS)
 
 clean:
 	$(CARGO) clean

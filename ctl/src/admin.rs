@@ -54,6 +54,12 @@ pub async fn switchover(address: &str, secret: &str, to: Option<NodeId>) -> Resu
     call.json().await
 }
 
+/// `GET /metrics`: Prometheus text.
+pub async fn metrics(address: &str) -> Result<String, Error> {
+    let call = Call { address, path: "/metrics", method: Method::GET, secret: None, body: Vec::new(), timeout: STATUS_TIMEOUT };
+    call.bytes().await.map(|(_, body)| String::from_utf8_lossy(&body).into_owned())
+}
+
 /// `GET /readyz` says 200.
 pub async fn ready(address: &str) -> bool {
     let call = Call { address, path: "/readyz", method: Method::GET, secret: None, body: Vec::new(), timeout: STATUS_TIMEOUT };

@@ -24,6 +24,7 @@ mod info;
 mod lock;
 mod manifest;
 mod options;
+mod pause;
 mod ports;
 mod process;
 mod servers;
@@ -32,9 +33,10 @@ mod wait;
 
 pub use binaries::Binaries;
 pub use error::Error;
-pub use faults::Killed;
+pub use faults::{Killed, Shutdown};
 pub use info::{Info, NodeAddress};
-pub use options::{Lifetime, Options, Port};
+pub use options::{Host, Hosts, Lifetime, Options, Port};
+pub use pause::{Part, Paused};
 pub use status::{NodeView, Observed};
 
 use files::Layout;
@@ -115,7 +117,8 @@ impl Cluster {
         if self.nodes[nth].is_none() {
             let id = self.info.nodes[nth].id;
             let binary = &self.options.binaries.sidecar;
-            self.nodes[nth] = Some(Process::start(self.layout.sidecar(id), binary, self.options.lifetime)?);
+            self.nodes[nth] =
+                Some(Process::start(self.layout.sidecar(id), binary, self.options.lifetime, self.options.namespace(Some(nth)))?);
         }
         Ok(())
     }
@@ -124,7 +127,7 @@ impl Cluster {
     pub fn start_proxy(&mut self) -> Result<(), Error> {
         if self.proxy.is_none() {
             let binary = &self.options.binaries.proxy;
-            self.proxy = Some(Process::start(self.layout.proxy(), binary, self.options.lifetime)?);
+            self.proxy = Some(Process::start(self.layout.proxy(), binary, self.options.lifetime, self.options.namespace(None))?);
         }
         Ok(())
     }

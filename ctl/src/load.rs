@@ -4,7 +4,7 @@
 //! it can know: a COMMIT whose answer did not come, or came as "unknown", is [`Outcome::Unknown`] and never retried under the same id.
 
 mod client;
-mod outcome;
+pub mod outcome;
 mod script;
 
 pub use script::Script;

@@ -16,6 +16,7 @@ fn folder() -> tempfile::TempDir {
 
 fn options(data: PathBuf) -> Options {
     Options {
+        hosts: None,
         data,
         name: "test".to_owned(),
         nodes: 3,

@@ -3,6 +3,7 @@
 //! Answers come from published values. What has to be done goes to the role manager as a command with a place for the answer.
 
 use crate::raft;
+use crate::repair;
 use crate::seed;
 use crate::status::Board;
 use bytes::Bytes;
@@ -57,6 +58,7 @@ pub struct Admin {
     pub commands: mpsc::Sender<Command>,
     pub seed: seed::Source,
     pub asker: outcome::Asker,
+    pub repair: repair::Source,
     pub metrics: metrics::Metrics,
 }
 
@@ -100,6 +102,10 @@ impl Admin {
             (&Method::GET, "/v1/seed") => {
                 let role = self.status.borrow().role;
                 self.seed.answer(role).await
+            }
+            (&Method::POST, repair::PATH) => {
+                let role = self.status.borrow().role;
+                self.repair.answer(role, request).await
             }
             (&Method::POST, "/v1/switchover") => self.switchover(request).await,
             _ => problem(StatusCode::NOT_FOUND, &format!("no such call: {} {path}", request.method()), None),

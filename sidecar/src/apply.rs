@@ -12,14 +12,18 @@
 //! - Nothing here waits for the gate: the session commits with `synchronous_commit = off`. The log is the durability.
 //! - Everything that is written carries the replication origin, so that capture skips it, and fires no triggers.
 //! - What this Postgres wrote itself as leader is not written again; only the position moves.
+//! - A leader's applier stays within its own reign ([`Handle::stay`]): what the next leader writes may touch rows that this Postgres has
+//!   committed and the group has not, and those must be found as they were left.
 //!
 //! Never: skip an entry that cannot be executed. The position stays, the reason is published, and it is tried again.
 
 mod catalog;
 mod ddl;
 mod execute;
+pub mod fetch;
 mod params;
 pub mod progress;
+mod repair;
 mod runner;
 mod session;
 mod sql;
@@ -28,9 +32,11 @@ mod tests;
 mod unblock;
 
 use crate::core::{coalesce, ddl as command};
+
 use crate::pg::connect::{self, Target};
 use bytes::Bytes;
 use howdah_protocol::{InstanceId, LogIndex};
+pub use repair::take_back;
 use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -83,6 +89,8 @@ pub enum Error {
     Progress(String),
     #[error("apply does not reach entry {index} in time (it is at {applied}{})", error.as_ref().map(|error| format!(": {error}")).unwrap_or_default())]
     NotReached { index: LogIndex, applied: LogIndex, error: Option<String> },
+    #[error("divergent rows cannot be taken back: {0}")]
+    TakeBack(String),
     #[error("the connection to PostgreSQL is lost")]
     Disconnected,
     #[error("apply has stopped")]
@@ -91,13 +99,15 @@ pub enum Error {
 
 impl Error {
     /// The log does not fit this node: trying again cannot help.
-    fn is_fatal(&self) -> bool {
+    #[must_use]
+    pub fn is_fatal(&self) -> bool {
         match self {
             Self::Plan(_)
             | Self::Command(_)
             | Self::MissingTable { .. }
             | Self::MissingColumn { .. }
             | Self::Value { .. }
+            | Self::TakeBack(_)
             | Self::Progress(_) => true,
             Self::Log(error) => matches!(error, LogError::Purged { .. }),
             Self::Connect(_)
@@ -145,12 +155,21 @@ pub struct Options {
     pub linger: Duration,
     /// Sessions of this node that block apply for longer are cancelled.
     pub max_apply_delay: Duration,
+    /// Rows that are taken from the leader at one place of the log, and left out before it.
+    pub replacement: Option<Arc<coalesce::Replacement>>,
 }
 
 impl Options {
     #[must_use]
     pub const fn new(target: Target, instance: InstanceId) -> Self {
-        Self { target, instance, batch_bytes_max: 4 << 20, linger: Duration::from_millis(15), max_apply_delay: Duration::from_secs(30) }
+        Self {
+            target,
+            instance,
+            batch_bytes_max: 4 << 20,
+            linger: Duration::from_millis(15),
+            max_apply_delay: Duration::from_secs(30),
+            replacement: None,
+        }
     }
 }
 
@@ -171,6 +190,8 @@ pub struct Applied {
     pub rows_missing: u64,
     /// Why apply does not get on. Cleared when it does.
     pub error: Option<String>,
+    /// The error is final: the log does not fit this node.
+    pub stopped: bool,
 }
 
 /// A running applier. Dropping it stops the applier without waiting.
@@ -188,6 +209,8 @@ struct Control {
     /// Nothing behind this entry is applied.
     pause_at: watch::Sender<Option<LogIndex>>,
     stop: watch::Sender<bool>,
+    /// Nothing behind the opening of another instance is applied.
+    stay: watch::Sender<bool>,
     /// Tasks that wait for a position: no lingering meanwhile.
     waiting: AtomicUsize,
     wanted: Notify,
@@ -206,10 +229,12 @@ pub fn start<L: Log>(options: Options, log: L) -> Handle {
         fallbacks: 0,
         rows_missing: 0,
         error: None,
+        stopped: false,
     });
     let control = Arc::new(Control {
         pause_at: watch::Sender::new(None),
         stop: watch::Sender::new(false),
+        stay: watch::Sender::new(false),
         waiting: AtomicUsize::new(0),
         wanted: Notify::new(),
         lag: runner::Lag::default(),
@@ -261,6 +286,12 @@ impl Handle {
 
     pub fn resume(&self) {
         self.control.pause_at.send_replace(None);
+    }
+
+    /// Whether to stop in front of the next opening of another instance. On while this node may write; off once it is known that everything
+    /// that it wrote is decided.
+    pub fn stay(&self, within_own_reign: bool) {
+        self.control.stay.send_replace(within_own_reign);
     }
 
     /// Ends after the batch in flight.

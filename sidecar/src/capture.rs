@@ -27,9 +27,10 @@ mod tail;
 mod tests;
 
 pub use metrics::{COMMITS_BOUNDS, Histogram, LATENCY_BOUNDS_US, Metrics, Snapshot};
-pub use tail::{TAIL_COMMITS_MAX, Tail, TailCommit, drain_tail};
+pub use tail::{Tail, drain_tail, read_tail};
 
 use crate::core::assemble;
+use crate::core::divergence;
 use crate::core::entry::Writer;
 use crate::pg::connect::{self, Target};
 use crate::pg::replication;
@@ -65,6 +66,8 @@ pub enum Error {
     #[error(transparent)]
     Assemble(#[from] assemble::Error),
     #[error(transparent)]
+    Divergence(#[from] divergence::Error),
+    #[error(transparent)]
     Connect(#[from] connect::Error),
     #[error("query of the sidecar: {0}")]
     Query(#[from] tokio_postgres::Error),
@@ -76,7 +79,7 @@ pub enum Error {
     NotAttached(Duration),
     #[error("decoding stands still: PostgreSQL sent nothing for {0:?}, although it was asked to; look for locks on catalogs")]
     Stalled(Duration),
-    #[error("the slot was not read to the end of the WAL within {0:?}")]
+    #[error("the slot was not read to the end of the WAL: nothing came for {0:?}")]
     TailTimedOut(Duration),
     #[error("capture has stopped")]
     Stopped,

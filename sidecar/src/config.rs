@@ -30,6 +30,9 @@ pub struct Config {
     /// The log is shortened when it takes more than this on disk. What is kept lets a node catch up that was away.
     #[serde(default = "default_log_bytes_max")]
     pub log_bytes_max: u64,
+    /// An ex-leader with at most this many row changes that the group never accepted is repaired row by row; one with more is seeded again.
+    #[serde(default = "default_repair_rows_max")]
+    pub repair_rows_max: u32,
     #[serde(default)]
     pub timing: Timing,
 }
@@ -105,6 +108,10 @@ fn default_log_bytes_max() -> u64 {
     1 << 30
 }
 
+fn default_repair_rows_max() -> u32 {
+    100_000
+}
+
 fn default_os_user() -> String {
     "postgres".to_owned()
 }
@@ -165,6 +172,12 @@ impl Config {
             }
         }
         Ok(())
+    }
+
+    /// Where repairs leave what they took away.
+    #[must_use]
+    pub fn rollback_dir(&self) -> PathBuf {
+        self.data_dir.join("rollback")
     }
 
     /// The Postgres data directory of managed mode.

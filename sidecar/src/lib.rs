@@ -8,6 +8,7 @@ pub mod config;
 pub mod core;
 pub mod pg;
 pub mod raft;
+pub mod repair;
 pub mod retention;
 pub mod role;
 pub mod seed;

@@ -8,6 +8,7 @@ use howdah_sidecar::admin::{self, Admin, metrics::Metrics, outcome::Asker};
 use howdah_sidecar::config::Config;
 use howdah_sidecar::pg::server::Server;
 use howdah_sidecar::raft;
+use howdah_sidecar::repair;
 use howdah_sidecar::retention::Retention;
 use howdah_sidecar::role::Manager;
 use howdah_sidecar::seed::Source;
@@ -18,9 +19,6 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 
-/// The gate, the log and the applier share a thread: handing each small piece of work from thread to thread costs more than the work. The
-/// log's fsyncs have a thread of their own.
-const WORKERS: usize = 1;
 /// Commands that wait for the role manager.
 const COMMANDS_MAX: usize = 8;
 
@@ -47,8 +45,7 @@ fn main() -> Result<()> {
     }
     let filter = tracing_subscriber::EnvFilter::try_from_env("HOWDAH_LOG").unwrap_or_else(|_| "info,openraft=warn".into());
     tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false).with_writer(std::io::stderr).init();
-    let runtime =
-        tokio::runtime::Builder::new_multi_thread().worker_threads(WORKERS).enable_all().build().context("cannot start the runtime")?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start the runtime")?;
     runtime.block_on(run(config))
 }
 
@@ -77,17 +74,13 @@ async fn run(config: Config) -> Result<()> {
         commands,
         seed: Source::new(Server::target(&config), config.postgres.bin_dir.clone()),
         asker: Asker::new(Server::target(&config)),
+        repair: repair::Source::new(Server::target(&config)),
         metrics: Metrics::new(),
     };
     tokio::spawn(admin::serve(listener, service));
     tokio::spawn(stop_on_signal(stop));
 
-    let retention = Retention {
-        raft: raft.clone(),
-        dir: config.data_dir.join("raft"),
-        log_bytes_max: config.log_bytes_max,
-        needed: board.needed.subscribe(),
-    };
+    let retention = Retention { raft: raft.clone(), log_bytes_max: config.log_bytes_max, needed: board.needed.subscribe() };
     tokio::spawn(retention.run());
 
     let manager = Manager::new(&config, raft.clone(), board, received, stopped).await?;

@@ -1,7 +1,7 @@
-//! The group's log: openraft over raft-log, HTTP/2 between the nodes. The only user of both crates.
+//! The group's log: openraft over a log store of our own, HTTP/2 between the nodes. The only user of openraft.
 //!
 //! ```text
-//!   capture ──► Proposer ──► openraft core ──► LogStore (raft-log: vote, entries, one fsync for many)
+//!   capture ──► Proposer ──► openraft core ──► LogStore (vote, entries, one fsync for many)
 //!                               │   ▲  │
 //!                     append    │   │  └────► Machine (Decisions over the decided log) ──► Decided (watch)
 //!                     streams   ▼   │ votes
@@ -27,6 +27,7 @@ mod machine;
 mod marker;
 mod network;
 mod node;
+mod notice;
 mod options;
 mod proposer;
 mod role;

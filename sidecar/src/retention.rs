@@ -6,7 +6,6 @@
 
 use crate::raft;
 use howdah_protocol::LogIndex;
-use std::path::PathBuf;
 use std::time::Duration;
 use tokio::sync::watch;
 
@@ -19,7 +18,6 @@ const FOLLOWER_PATIENCE: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub struct Retention {
     pub raft: raft::Handle,
-    pub dir: PathBuf,
     pub log_bytes_max: u64,
     /// The first entry that this node's applier still needs.
     pub needed: watch::Receiver<LogIndex>,
@@ -30,8 +28,7 @@ impl Retention {
     pub async fn run(self) {
         loop {
             tokio::time::sleep(LOOK_EVERY).await;
-            let bytes = bytes_below(&self.dir);
-            let Ok(first) = self.raft.first_index() else { continue };
+            let (Ok(bytes), Ok(first)) = (self.raft.log_bytes(), self.raft.first_index()) else { continue };
             let followers = self.raft.peers_progress();
             let slowest = followers
                 .iter()
@@ -65,16 +62,6 @@ fn purge_to(
     let keep_from = waits_for.map_or(needed, |follower| follower.min(needed));
     let upto = half.min(LogIndex(keep_from.0.saturating_sub(1)));
     (upto >= first).then_some(upto)
-}
-
-fn bytes_below(dir: &std::path::Path) -> u64 {
-    let Ok(entries) = std::fs::read_dir(dir) else { return 0 };
-    let size = |entry: std::fs::DirEntry| match entry.metadata() {
-        Ok(meta) if meta.is_dir() => bytes_below(&entry.path()),
-        Ok(meta) => meta.len(),
-        Err(_) => 0,
-    };
-    entries.flatten().map(size).sum()
 }
 
 #[cfg(test)]

@@ -2,9 +2,11 @@
 //!
 //! ```text
 //!  start --> reconcile --> follow --> promote --> lead
-//!    ^          |  ^          |          |          |
-//!    |        seed |          v          v          v
-//!    +----------+  +------ demote <------+----------+
+//!    ^        | |  ^ ^        |          |          |
+//!    |        | |  | |        v          v          v
+//!    |        | |  | +---- demote <------+----------+
+//!    |     seed |  |
+//!    +--------+ +--+ repair (or else seed)
 //! ```
 //!
 //! Invariants:
@@ -13,6 +15,7 @@
 //! - Writes are possible only between the decision of this node's `Open` entry, with the gate attached, and the end of the gate.
 //! - The slot of a node that opened last is kept until somebody else has opened: it is the only witness of what was committed here.
 //! - A node with commits that the group never accepted does not lead and does not serve.
+//! - While this node may write, its applier stays within its own reign, so that what it committed and the group did not is found as it was left.
 //!
 //! Each stage returns the next one. What a stage started and the next must not keep (gate, epoch) is ended by `demote`.
 
@@ -20,6 +23,7 @@ mod epoch;
 mod lead;
 mod promote;
 mod reconcile;
+mod repair;
 mod sequences;
 mod watchdog;
 
@@ -66,6 +70,8 @@ pub enum Error {
     Propose(#[from] raft::ProposeError),
     #[error(transparent)]
     Seed(#[from] crate::seed::Error),
+    #[error(transparent)]
+    Repair(#[from] crate::repair::Error),
     #[error("{0} took longer than {1:?}")]
     Late(&'static str, Duration),
     #[error("{0}")]
@@ -81,6 +87,7 @@ enum Stage {
     Promote,
     Lead,
     Demote,
+    Repair,
     Seed,
     Stop,
 }
@@ -103,6 +110,7 @@ pub struct Manager {
     /// The own slot stands, as the witness of what was committed here while this node led.
     keeps_slot: bool,
     gate: Option<capture::Handle>,
+    repairs: repair::History,
 }
 
 impl Manager {
@@ -132,6 +140,7 @@ impl Manager {
             applier: None,
             keeps_slot: false,
             gate: None,
+            repairs: repair::History::default(),
         })
     }
 
@@ -180,6 +189,7 @@ impl Manager {
             Stage::Promote => self.promote().await,
             Stage::Lead => self.lead().await,
             Stage::Demote => self.demote().await,
+            Stage::Repair => self.repair().await,
             Stage::Seed => self.seed().await,
             Stage::Stop => self.stop().await,
         }
@@ -323,6 +333,7 @@ impl Manager {
 const fn after_failure(stage: Stage) -> Stage {
     match stage {
         Stage::Follow | Stage::Promote | Stage::Lead => Stage::Demote,
+        Stage::Repair => Stage::Reconcile,
         Stage::Seed => Stage::Seed,
         _ => Stage::Start,
     }

@@ -20,6 +20,7 @@ mod sink;
 mod source;
 
 pub use sink::{Error, Sink};
+pub(crate) use sink::{header, wait_decided};
 pub use source::Source;
 
 pub(crate) const LSN_HEADER: &str = "x-howdah-seed-lsn";

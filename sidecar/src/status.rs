@@ -13,8 +13,8 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-/// Changes closer together than this are told together.
-const PUBLISH_PAUSE: Duration = Duration::from_millis(4);
+/// Positions that move closer together than this are told together: each telling costs every node and proxy a message.
+const PUBLISH_PAUSE: Duration = Duration::from_millis(10);
 
 /// What the role manager says.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,6 +34,18 @@ pub struct LogView {
     pub committed: LogIndex,
 }
 
+/// What became of commits that the group never accepted, since the process started: for metrics.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Repairs {
+    pub repairs: u64,
+    /// Row changes that were taken back.
+    pub rows: u64,
+    /// How long the last repair took.
+    pub seconds: f64,
+    /// Times that this node was thrown away and filled again.
+    pub seeded: u64,
+}
+
 /// Where the parts leave what they know. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Board {
@@ -45,6 +57,7 @@ pub struct Board {
     /// What the present gate counts, and what the applier says: for metrics.
     pub gate: watch::Sender<Option<Arc<capture::Metrics>>>,
     pub applier: watch::Sender<Option<watch::Receiver<apply::Applied>>>,
+    pub repairs: watch::Sender<Repairs>,
     published: watch::Sender<NodeStatus>,
 }
 
@@ -60,6 +73,7 @@ impl Board {
             needed: watch::Sender::new(LogIndex::default()),
             gate: watch::Sender::new(None),
             applier: watch::Sender::new(None),
+            repairs: watch::Sender::new(Repairs::default()),
             published: watch::Sender::new(identity),
         }
     }
@@ -131,7 +145,11 @@ impl Board {
                 status.lag_ms = lag.age_ms(now_ms);
                 *status != before
             });
-            tokio::time::sleep(PUBLISH_PAUSE).await;
+            // What a node may do is told at once.
+            let paused = tokio::time::timeout(PUBLISH_PAUSE, stage.changed()).await;
+            if paused.is_ok_and(|changed| changed.is_ok()) {
+                continue;
+            }
             tokio::select! {
                 changed = stage.changed() => if changed.is_err() { return },
                 changed = log.changed() => if changed.is_err() { return },

@@ -1,4 +1,12 @@
 //! What the black-box tests share: a real cluster in a folder of its own, sessions, and the question whether all servers hold the same.
+//! And the proof that it survives: [`history`] and [`check`] judge what clients saw.
+
+pub mod chaos;
+pub mod check;
+pub mod history;
+pub mod nemesis;
+pub mod netns;
+pub mod workload;
 
 use anyhow::{Context, Result, bail};
 use howdah_ctl::admin;
@@ -24,6 +32,12 @@ impl Fixture {
     /// Three nodes and a proxy, serving; the followers are open too.
     pub async fn start() -> Result<Self> {
         Self::start_with(|_| {}).await
+    }
+
+    /// Leaves data and logs behind, for whoever has to find out what happened.
+    pub fn keep(&mut self) -> &std::path::Path {
+        self.folder.disable_cleanup(true);
+        self.folder.path()
     }
 
     pub async fn start_with(change: impl FnOnce(&mut Options)) -> Result<Self> {

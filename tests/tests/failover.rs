@@ -123,7 +123,7 @@ async fn a_majority_is_needed_and_enough() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_node_with_commits_that_the_group_never_accepted_is_seeded_again() -> Result<()> {
+async fn a_node_gives_up_commits_that_the_group_never_accepted() -> Result<()> {
     let mut cluster = Fixture::start().await?;
     let client = cluster.client().await?;
     client.batch_execute("CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t VALUES (1)").await?;

@@ -14,6 +14,8 @@ pub enum Error {
     NoBinary { name: &'static str, dirs: Vec<PathBuf>, variable: &'static str },
     #[error("a local cluster has 1 to {max} nodes, not {nodes}")]
     NodeCount { nodes: u32, max: u32 },
+    #[error("{nodes} nodes need as many hosts, not {hosts}")]
+    HostCount { nodes: u32, hosts: usize },
     #[error("{}: in use by {holder} (pid {pid}); stop it first (`howdahctl down --data {}`), or choose another folder with --data", .data.display(), .data.display())]
     InUse { data: PathBuf, holder: String, pid: i32 },
     #[error("{}: a detached cluster runs here ({}); stop it first: `howdahctl down --data {}`", .data.display(), .processes, .data.display())]

@@ -2,6 +2,7 @@
 
 use super::{Cluster, Error, servers};
 use howdah_protocol::NodeId;
+use rustix::process::Signal;
 use std::time::Instant;
 
 /// A node that was just killed.
@@ -10,6 +11,15 @@ pub struct Killed {
     pub node: NodeId,
     /// When the first signal was sent.
     pub at: Instant,
+}
+
+/// How Postgres is told to end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shutdown {
+    /// SIGINT: sessions are ended, and with them the waits of their commits; then a checkpoint.
+    Fast,
+    /// SIGQUIT: as a crash.
+    Immediate,
 }
 
 impl Cluster {
@@ -55,5 +65,51 @@ impl Cluster {
             process.wait_gone().await?;
         }
         Ok(Killed { node, at })
+    }
+
+    /// Tells a node's Postgres to end and returns when it has. Its sidecar lives on.
+    pub async fn shut_postgres(&mut self, node: NodeId, how: Shutdown) -> Result<Killed, Error> {
+        self.nth(node)?;
+        let mut servers = servers::of(&self.layout.pg_data(node));
+        let at = Instant::now();
+        servers.ask(match how {
+            Shutdown::Fast => Signal::INT,
+            Shutdown::Immediate => Signal::QUIT,
+        });
+        servers.wait_gone().await?;
+        Ok(Killed { node, at })
+    }
+
+    /// SIGKILL of the proxy; returns when it is gone.
+    pub async fn kill_proxy(&mut self) -> Result<(), Error> {
+        if let Some(mut proxy) = self.proxy.take() {
+            proxy.kill();
+            proxy.wait_gone().await?;
+        }
+        Ok(())
+    }
+
+    /// SIGKILL of everything at once, as when the power fails; returns when all is gone.
+    pub async fn kill_everything(&mut self) -> Result<(), Error> {
+        let mut servers: Vec<_> = self.info.nodes.iter().map(|node| servers::of(&self.layout.pg_data(node.id))).collect();
+        for process in self.nodes.iter_mut().flatten().chain(&mut self.proxy) {
+            process.kill();
+        }
+        servers.iter_mut().for_each(servers::Servers::kill);
+        for slot in self.nodes.iter_mut().chain([&mut self.proxy]) {
+            if let Some(mut process) = slot.take() {
+                process.wait_gone().await?;
+            }
+        }
+        for servers in &mut servers {
+            servers.wait_gone().await?;
+        }
+        Ok(())
+    }
+
+    /// The pids of a node's Postgres, the postmaster first; none where it does not run.
+    #[must_use]
+    pub fn postgres_pids(&self, node: NodeId) -> Vec<i32> {
+        servers::of(&self.layout.pg_data(node)).processes().iter().map(|(pid, _)| *pid).collect()
     }
 }

@@ -45,12 +45,17 @@ impl Info {
 
     pub(super) fn new(manifest: &Manifest) -> Self {
         let base = manifest.port;
-        let node = |id| NodeAddress { id, admin: ports::node_admin(base, id), sql: ports::node_sql(base, id) };
+        let at = |nth: usize, mut address: SocketAddr| {
+            address.set_ip(manifest.address(nth));
+            address
+        };
+        let node = |(nth, id)| NodeAddress { id, admin: at(nth, ports::node_admin(base, id)), sql: at(nth, ports::node_sql(base, id)) };
+        let nodes: Vec<NodeAddress> = manifest.ids().enumerate().map(node).collect();
         Self {
             name: manifest.name.clone(),
-            nodes: manifest.ids().map(node).collect(),
-            proxy: ports::proxy(base),
-            proxy_admin: ports::proxy_admin(base),
+            proxy: at(nodes.len(), ports::proxy(base)),
+            proxy_admin: at(nodes.len(), ports::proxy_admin(base)),
+            nodes,
             database: manifest.database.clone(),
             app_role: manifest.app_role.clone(),
             app_password: manifest.app_password.clone(),

@@ -3,12 +3,13 @@
 //! The secret and the passwords are made here, from the system's randomness, and stand nowhere else but in the 0600 files of the folder.
 
 use super::files::Layout;
-use super::options::{NODES_MAX, Port};
+use super::options::{Hosts, NODES_MAX, Port};
 use super::{Error, Options};
 use howdah_protocol::NodeId;
 use rand::distr::{Alphanumeric, SampleString};
 use serde::{Deserialize, Serialize};
 use std::io::Write;
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
@@ -32,6 +33,9 @@ pub(crate) struct Manifest {
     pub(crate) proxy_password: String,
     pub(crate) secret: String,
     pub(crate) socket_root: PathBuf,
+    /// Of the nodes in their order, then of the proxy; all on the loopback address when empty.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) addresses: Vec<IpAddr>,
 }
 
 impl Manifest {
@@ -49,6 +53,7 @@ impl Manifest {
             proxy_password: random(),
             secret: random(),
             socket_root: layout.socket_root(),
+            addresses: options.hosts.as_ref().map(Hosts::addresses).unwrap_or_default(),
         }
     }
 
@@ -82,6 +87,11 @@ impl Manifest {
             return Err(bad(format!("nodes: {} is not within 1 to {NODES_MAX}", manifest.nodes)));
         }
         Ok(manifest)
+    }
+
+    /// Where the nth node's processes listen, or, behind the last node, the proxy.
+    pub(crate) fn address(&self, nth: usize) -> IpAddr {
+        self.addresses.get(nth).copied().unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST))
     }
 
     pub(crate) fn must_match(&self, options: &Options) -> Result<(), Error> {
@@ -126,6 +136,7 @@ mod tests {
             proxy_password: "q".to_owned(),
             secret: "s".to_owned(),
             socket_root: PathBuf::from("/s"),
+            addresses: Vec::new(),
         }
     }
 

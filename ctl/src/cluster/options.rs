@@ -3,6 +3,7 @@
 use super::{Binaries, Error};
 use crate::postgres;
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -31,6 +32,27 @@ pub enum Port {
     Any,
 }
 
+/// Where processes run that are to be cut off from each other: an address of its own, in a network namespace of its own. Whoever asks for it
+/// makes the namespace and reaches the address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Host {
+    pub address: IpAddr,
+    pub namespace: String,
+}
+
+/// One host per node, in the nodes' order, and the proxy's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hosts {
+    pub nodes: Vec<Host>,
+    pub proxy: Host,
+}
+
+impl Hosts {
+    pub(super) fn addresses(&self) -> Vec<IpAddr> {
+        self.nodes.iter().chain([&self.proxy]).map(|host| host.address).collect()
+    }
+}
+
 #[derive(Debug, Clone)]
 pub struct Options {
     pub data: PathBuf,
@@ -40,6 +62,8 @@ pub struct Options {
     /// The count was asked for, rather than left to the default: a resumed cluster must have it.
     pub nodes_explicit: bool,
     pub port: Port,
+    /// Hosts of their own for the processes; all on the loopback address of this one when absent.
+    pub hosts: Option<Hosts>,
     pub lifetime: Lifetime,
     /// What the owner does, for the message to whoever finds the folder in use.
     pub purpose: String,
@@ -70,6 +94,7 @@ impl Options {
             nodes: 3,
             nodes_explicit: false,
             port: Port::Default,
+            hosts: None,
             lifetime: Lifetime::Owned,
             purpose: "howdahctl".to_owned(),
             binaries: Binaries::find()?,
@@ -90,6 +115,18 @@ impl Options {
     }
 
     pub(super) fn check(&self) -> Result<(), Error> {
+        if let Some(hosts) = self.hosts.as_ref().map(|hosts| hosts.nodes.len())
+            && u32::try_from(hosts) != Ok(self.nodes)
+        {
+            return Err(Error::HostCount { nodes: self.nodes, hosts });
+        }
         if (1..=NODES_MAX).contains(&self.nodes) { Ok(()) } else { Err(Error::NodeCount { nodes: self.nodes, max: NODES_MAX }) }
+    }
+
+    /// The namespace of the nth node's processes, or of the proxy.
+    pub(super) fn namespace(&self, node: Option<usize>) -> Option<&str> {
+        let hosts = self.hosts.as_ref()?;
+        let host = node.map_or(&hosts.proxy, |nth| &hosts.nodes[nth]);
+        Some(&host.namespace)
     }
 }

@@ -37,10 +37,18 @@ pub(crate) struct Process {
 }
 
 impl Process {
-    pub(crate) fn start(files: ProcessFiles, binary: &Path, lifetime: Lifetime) -> Result<Self, Error> {
+    /// In a network namespace where one is named; the program takes the place of `ip`, so it keeps its pid and its parent.
+    pub(crate) fn start(files: ProcessFiles, binary: &Path, lifetime: Lifetime, namespace: Option<&str>) -> Result<Self, Error> {
         let io = |what: &Path| Error::io(what.display().to_string());
         let log = OpenOptions::new().create(true).append(true).mode(0o600).open(&files.log).map_err(io(&files.log))?;
-        let mut command = Command::new(binary);
+        let mut command = match namespace {
+            None => Command::new(binary),
+            Some(namespace) => {
+                let mut command = Command::new("ip");
+                command.args(["netns", "exec", namespace]).arg(binary);
+                command
+            }
+        };
         command.arg("--config").arg(&files.config).stdin(Stdio::null());
         // Postgres refuses to start in, and complains about, a folder that its user cannot read.
         command.current_dir("/");
@@ -133,7 +141,7 @@ pub(super) fn start_time(pid: i32) -> Option<u64> {
 }
 
 pub(super) struct Stat {
-    state: char,
+    pub(super) state: char,
     pub(super) parent: i32,
     start_time: u64,
 }

@@ -35,14 +35,21 @@ pub(crate) fn postmaster(pg_data: &Path) -> Option<i32> {
 }
 
 impl Servers {
+    /// pids and start times, the postmaster first.
+    pub(crate) fn processes(&self) -> &[(i32, u64)] {
+        &self.processes
+    }
+
+    /// A request to the postmaster, which passes it on to the others.
+    pub(crate) fn ask(&self, signal: Signal) {
+        if let Some((pid, start)) = self.processes.first() {
+            send(*pid, *start, signal);
+        }
+    }
+
     pub(crate) fn kill(&mut self) {
         for (pid, start) in &self.processes {
-            if start_time(*pid) == Some(*start)
-                && let Some(pid) = Pid::from_raw(*pid)
-            {
-                // It can only fail because the process ended in between, which is what was wanted.
-                let _ = rustix::process::kill_process(pid, Signal::KILL);
-            }
+            send(*pid, *start, Signal::KILL);
         }
     }
 
@@ -59,5 +66,15 @@ impl Servers {
             tokio::time::sleep(POLL).await;
         }
         Ok(())
+    }
+}
+
+/// To the process that was meant, not to another that got its pid.
+pub(super) fn send(pid: i32, start: u64, signal: Signal) {
+    if start_time(pid) == Some(start)
+        && let Some(pid) = Pid::from_raw(pid)
+    {
+        // It can only fail because the process ended in between; whoever sends looks for the effect.
+        let _ = rustix::process::kill_process(pid, signal);
     }
 }

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 /// How far a transaction had come when it failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Phase {
+pub enum Phase {
     /// Nothing was sent that could commit it.
     Open,
     /// The COMMIT, or the statement that is its own commit, may have been sent.
@@ -14,20 +14,22 @@ pub(crate) enum Phase {
 
 /// The phase of a transaction, readable after its future was dropped in the middle. Only goes forward.
 #[derive(Debug, Default)]
-pub(crate) struct Progress(AtomicBool);
+pub struct Progress(AtomicBool);
 
 impl Progress {
-    pub(crate) fn committing(&self) {
+    pub fn committing(&self) {
         self.0.store(true, Ordering::Relaxed);
     }
 
-    pub(crate) fn phase(&self) -> Phase {
+    #[must_use]
+    pub fn phase(&self) -> Phase {
         if self.0.load(Ordering::Relaxed) { Phase::Committing } else { Phase::Open }
     }
 }
 
 /// `sqlstate` is the server's error code, `None` when the connection broke or nothing came in time.
-pub(crate) fn of_failure(phase: Phase, sqlstate: Option<&str>) -> Outcome {
+#[must_use]
+pub fn of_failure(phase: Phase, sqlstate: Option<&str>) -> Outcome {
     match (phase, sqlstate) {
         (Phase::Open, _) => Outcome::Refused,
         (Phase::Committing, None) => Outcome::Unknown,

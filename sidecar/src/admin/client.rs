@@ -2,8 +2,9 @@
 
 use super::SECRET_HEADER;
 use bytes::Bytes;
-use http_body_util::{BodyExt, Empty, Limited};
+use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
+use hyper::http::request::Builder;
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
@@ -25,16 +26,25 @@ pub enum Error {
 
 /// Sends a GET and gives the answer once its head is there; its body is still to be read. The caller bounds the time.
 pub async fn get(address: &str, path: &str, secret: Option<&str>) -> Result<Response<Incoming>, Error> {
+    send(address, Request::get(path), secret, Bytes::new()).await
+}
+
+/// As [`get`], a POST.
+pub async fn post(address: &str, path: &str, secret: &str, body: Bytes) -> Result<Response<Incoming>, Error> {
+    send(address, Request::post(path), Some(secret), body).await
+}
+
+async fn send(address: &str, request: Builder, secret: Option<&str>, body: Bytes) -> Result<Response<Incoming>, Error> {
     let stream = TcpStream::connect(address).await.map_err(|source| Error::Reach { address: address.to_owned(), source })?;
     let http = |source| Error::Http { address: address.to_owned(), source };
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(http)?;
     tokio::spawn(connection);
-    let mut request = Request::get(path).header("host", address);
+    let mut request = request.header("host", address);
     if let Some(secret) = secret {
         request = request.header(SECRET_HEADER, secret);
     }
     let garbled = |what: String| Error::Garbled { address: address.to_owned(), what };
-    let request = request.body(Empty::<Bytes>::new()).map_err(|error| garbled(error.to_string()))?;
+    let request = request.body(Full::new(body)).map_err(|error| garbled(error.to_string()))?;
     let response = sender.send_request(request).await.map_err(http)?;
     if response.status().is_success() {
         return Ok(response);

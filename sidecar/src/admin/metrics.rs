@@ -1,6 +1,6 @@
 //! What Prometheus reads. Names carry their unit.
 
-use crate::status::Board;
+use crate::status::{Board, Repairs};
 use crate::{apply, capture};
 use howdah_protocol::admin::{NodeStatus, Role};
 use prometheus::{Gauge, IntGauge, Registry, TextEncoder};
@@ -56,6 +56,7 @@ impl Metrics {
         if let Some(applier) = board.applier.borrow().as_ref() {
             apply_text(&mut text, &applier.borrow());
         }
+        repair_text(&mut text, *board.repairs.borrow());
         text
     }
 }
@@ -90,6 +91,14 @@ fn apply_text(text: &mut String, applied: &apply::Applied) {
         "Rows that the leader changed and this node did not have; not 0 means it differs",
         applied.rows_missing,
     );
+}
+
+fn repair_text(text: &mut String, repairs: Repairs) {
+    counter(text, "howdah_repairs_total", "Repairs of this node, which held commits that the group never accepted", repairs.repairs);
+    counter(text, "howdah_repair_rows_total", "Row changes that repairs took back; they are in the rollback files", repairs.rows);
+    counter(text, "howdah_seeded_again_total", "Times that this node could not go on with its data and was filled anew", repairs.seeded);
+    let name = "howdah_repair_seconds";
+    *text += &format!("# HELP {name} How long the last repair took\n# TYPE {name} gauge\n{name} {}\n", repairs.seconds);
 }
 
 fn counter(text: &mut String, name: &str, help: &str, value: u64) {

@@ -22,7 +22,10 @@ pub(super) async fn send<L: Log>(session: &mut Session, log: &L, plan: &Plan, mo
     for part in &plan.parts {
         match part {
             Part::Steps(list) => steps(session, list).await?,
-            Part::Chunks { xid, transaction } => chunks(session, log, *xid, transaction, mode, relations).await?,
+            Part::Chunks { xid, transaction, without } => {
+                let fresh = || Coalescer::without(mode, without.clone());
+                chunks(session, log, *xid, transaction, fresh, relations).await?;
+            }
         }
     }
     position(session, plan.last, progress::encode(&plan.state)).await?;
@@ -42,10 +45,10 @@ async fn chunks<L: Log>(
     log: &L,
     xid: u32,
     transaction: &OpenTransaction,
-    mode: Mode,
+    fresh: impl Fn() -> Coalescer,
     relations: &mut Relations,
 ) -> Result<(), Error> {
-    let (mut coalescer, mut held) = (Coalescer::new(mode), 0);
+    let (mut coalescer, mut held) = (fresh(), 0);
     for index in &transaction.entries {
         let Some((_, Some(payload))) = log.read(*index, 1).await?.into_iter().find(|(at, _)| at == index) else {
             return Err(LogError::Failed(format!("entry {index} holds no rows, but a chunk of transaction {xid} was there")).into());
@@ -53,7 +56,7 @@ async fn chunks<L: Log>(
         replay_chunk(xid, &transaction.void, &payload, relations, &mut coalescer)?;
         held += payload.len();
         if held >= CHUNK_BYTES_MAX {
-            steps(session, &std::mem::replace(&mut coalescer, Coalescer::new(mode)).finish()).await?;
+            steps(session, &std::mem::replace(&mut coalescer, fresh()).finish()).await?;
             session.pipeline.drain().await?;
             held = 0;
         }
@@ -61,7 +64,7 @@ async fn chunks<L: Log>(
     steps(session, &coalescer.finish()).await
 }
 
-async fn steps(session: &mut Session, steps: &[Step]) -> Result<(), Error> {
+pub(super) async fn steps(session: &mut Session, steps: &[Step]) -> Result<(), Error> {
     for step in steps {
         match step {
             Step::Net { table, deletes, updates, upserts } => net(session, table, deletes, updates, upserts).await?,

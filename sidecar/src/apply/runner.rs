@@ -9,8 +9,10 @@ use super::session::Session;
 use super::unblock;
 use super::{Applied, Control, Error, Log, Options};
 use crate::core::coalesce::{Mode, Plan, Relations, plan};
+use crate::core::decisions::Decisions;
+use crate::core::entry::Entry;
 use bytes::Bytes;
-use howdah_protocol::LogIndex;
+use howdah_protocol::{InstanceId, LogIndex};
 use std::collections::VecDeque;
 use std::future::Future;
 use std::sync::atomic::Ordering;
@@ -36,7 +38,7 @@ pub(super) async fn run<L: Log>(options: Options, log: Arc<L>, publish: watch::S
         }
         let last_words = error.to_string();
         let fatal = error.is_fatal();
-        publish.send_modify(|applied| applied.error = Some(last_words));
+        publish.send_modify(|applied| (applied.error, applied.stopped) = (Some(last_words), fatal));
         if fatal {
             tracing::error!(%error, "apply stops");
             // The receivers keep seeing the reason until the handle goes.
@@ -135,10 +137,27 @@ impl<L: Log> Runner<'_, L> {
             entries = self.log.read(planned.next(), self.options.batch_bytes_max).await?;
         }
         entries.retain(|(index, _)| *index <= until);
+        if *self.control.stay.borrow() {
+            let state = self.flight.as_ref().map_or(&self.done.state, |flight| &flight.plan.state);
+            entries.truncate(within_reign(self.options.instance, &state.decisions, &entries));
+            if entries.is_empty() {
+                return if self.flight.is_some() { self.land().await } else { self.wait_at_the_end_of_the_reign().await };
+            }
+        }
         if !entries.is_empty() {
             self.advance(&entries).await?;
         }
         Ok(())
+    }
+
+    async fn wait_at_the_end_of_the_reign(&mut self) -> Result<(), Error> {
+        let (mut stay, mut stop) = (self.control.stay.subscribe(), self.control.stop.subscribe());
+        self.store_position().await?;
+        tokio::select! {
+            _ = stay.wait_for(|stay| !*stay) => Ok(()),
+            _ = stop.wait_for(|stop| *stop) => Ok(()),
+            () = tokio::time::sleep(LAZY_PROGRESS) => self.check_connection(),
+        }
     }
 
     /// The last entry that may be applied now.
@@ -153,7 +172,8 @@ impl<L: Log> Runner<'_, L> {
         let mode = if row_by_row { Mode::Ordered } else { Mode::Net };
         let covered = if row_by_row { entries.partition_point(|(index, _)| index <= self.ordered_until) } else { entries.len() };
         let state = self.flight.as_ref().map_or(&self.done.state, |flight| &flight.plan.state);
-        let plan = plan(self.options.instance, state, &entries[..covered], mode, &mut self.relations)?;
+        let replacement = self.options.replacement.as_ref();
+        let plan = plan(self.options.instance, state, &entries[..covered], mode, replacement, &mut self.relations)?;
         self.land().await?;
         if plan.parts.is_empty() {
             self.done = Progress { applied: plan.last, state: plan.state };
@@ -248,6 +268,18 @@ impl<L: Log> Runner<'_, L> {
         self.session.forget();
         Ok(())
     }
+}
+
+/// How many of the entries come before the reign of `me`, the writer that opened last, ends; all where it has not begun.
+fn within_reign(me: InstanceId, before: &Decisions, entries: &[(LogIndex, Option<Bytes>)]) -> usize {
+    let mut reigns = before.serving.is_some_and(|serving| serving.instance == me);
+    let ends = |(_, payload): &(LogIndex, Option<Bytes>)| {
+        let Some(writer) = payload.as_ref().and_then(Entry::opening) else { return false };
+        let ends = reigns && writer.instance != me;
+        reigns = writer.instance == me;
+        ends
+    };
+    entries.iter().position(ends).unwrap_or(entries.len())
 }
 
 async fn linger(options: &Options, control: &Control) {

@@ -45,6 +45,11 @@ const SETTINGS: &[&str] = &[
     "log_min_duration_statement=-1",
 ];
 
+/// [`SETTINGS`] as options of a new session.
+pub(super) fn start_up_options() -> String {
+    SETTINGS.iter().map(|setting| format!("-c {setting} ")).collect()
+}
+
 /// Prepared statements that are kept before all are dropped.
 const STATEMENTS_MAX: usize = 2_000;
 
@@ -62,8 +67,7 @@ pub(super) struct Session {
 
 impl Session {
     pub(super) async fn open(options: &Options) -> Result<Self, Error> {
-        let settings: String = SETTINGS.iter().map(|setting| format!("-c {setting} ")).collect();
-        let client = options.target.connect(APPLICATION_NAME, &settings).await?;
+        let client = options.target.connect(APPLICATION_NAME, &start_up_options()).await?;
         let failed = |context: &'static str| move |source| Error::postgres(context, source);
         // A predecessor whose end Postgres has not noticed yet still owns the origin, and could still commit.
         const PREDECESSORS: &str = "SELECT pg_catalog.pg_terminate_backend(pid, 5000) FROM pg_catalog.pg_stat_activity \

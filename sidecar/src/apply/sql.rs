@@ -61,6 +61,15 @@ pub(super) fn text(table: &Table, local: &Local, shape: &Shape) -> String {
     }
 }
 
+/// The rows of the keys, $i being an array of the i-th key column, each value in the text form of its type's output function. (A cast to text
+/// would drop the blanks at the end of a `bpchar`.)
+pub(super) fn rows_by_key(table: &Table, local: &Local) -> String {
+    let value = |name: &String| format!("CASE WHEN pg_catalog.num_nulls(t.{name}) = 0 THEN pg_catalog.concat(t.{name}) END");
+    let values: Vec<_> = local.columns.iter().map(|column| value(&column.name)).collect();
+    let source = unnest(local, &table.key);
+    format!("SELECT {} FROM ONLY {} AS t JOIN {source} ON {}", values.join(", "), local.name, by_key(table, local))
+}
+
 fn position(columns: &[usize], at: usize) -> usize {
     columns.iter().position(|column| *column == at).expect("asked only for columns of the list")
 }

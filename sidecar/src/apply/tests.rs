@@ -7,6 +7,7 @@ mod fixture;
 mod large;
 mod migration;
 mod random;
+mod repair;
 mod server;
 mod throughput;
 mod types;

@@ -19,14 +19,16 @@
 
 mod net;
 mod plan;
+mod replace;
 #[cfg(test)]
 mod tests;
 
 pub use plan::{Mode, OpenTransaction, Part, Plan, Relations, State, plan, replay_chunk};
+pub use replace::{Cut, Replacement};
 
 use crate::core::entry;
 use crate::core::pgoutput::{self, Identity, Old, Relation, Tuple, Value};
-use bytes::Bytes;
+use bytes::{BufMut, Bytes, BytesMut};
 use net::TableNet;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -49,6 +51,8 @@ pub enum Error {
     ChunksUnknown(u32),
     #[error("{0} message inside a log entry, where only row and logical messages belong")]
     Unexpected(&'static str),
+    #[error("divergent rows cannot be replaced one by one: {0}")]
+    Replace(String),
 }
 
 /// A table as its Relation message describes it.
@@ -76,6 +80,35 @@ impl Table {
     #[must_use]
     pub fn name(&self) -> String {
         format!("{}.{}", self.relation.schema, self.relation.name)
+    }
+
+    /// The names of the key's columns.
+    #[must_use]
+    pub fn key_names(&self) -> Vec<String> {
+        self.key.iter().map(|at| self.relation.columns[*at].name.clone()).collect()
+    }
+
+    /// The key's values.
+    pub fn key_values(&self, tuple: &Tuple) -> Result<Vec<Bytes>, Error> {
+        let value = |at: &usize| match tuple.get(*at) {
+            Some(Value::Text(text)) => Ok(text.clone()),
+            _ => Err(Error::KeyMissing { table: self.name(), column: self.relation.columns[*at].name.clone() }),
+        };
+        self.key.iter().map(value).collect()
+    }
+
+    /// The key's values in one piece: the value itself where the key is one column, else each behind its length.
+    pub fn key_of(&self, tuple: &Tuple) -> Result<Bytes, Error> {
+        let mut values = self.key_values(tuple)?;
+        if values.len() == 1 {
+            return Ok(values.swap_remove(0));
+        }
+        let mut key = BytesMut::new();
+        for text in values {
+            key.put_u64(text.len() as u64);
+            key.put_slice(&text);
+        }
+        Ok(key.freeze())
     }
 
     fn check(&self, tuple: &Tuple) -> Result<(), Error> {
@@ -149,15 +182,37 @@ pub struct Coalescer {
     tables: Vec<TableNet>,
     by_id: HashMap<TableId, usize>,
     steps: Vec<Step>,
+    /// Rows that are left out until they are replaced.
+    without: Option<Arc<Replacement>>,
 }
 
 impl Coalescer {
     #[must_use]
     pub fn new(mode: Mode) -> Self {
-        Self { mode, tables: Vec::new(), by_id: HashMap::new(), steps: Vec::new() }
+        Self { mode, tables: Vec::new(), by_id: HashMap::new(), steps: Vec::new(), without: None }
+    }
+
+    /// As new, for changes before the cut of a replacement.
+    #[must_use]
+    pub fn without(mode: Mode, replacement: Option<Arc<Replacement>>) -> Self {
+        Self { without: replacement, ..Self::new(mode) }
+    }
+
+    /// The cut: the leader's rows are put in, and nothing is left out any more.
+    fn replace(&mut self, replacement: &Replacement) {
+        self.flush();
+        self.steps.extend_from_slice(replacement.steps());
+        self.without = None;
     }
 
     pub fn push(&mut self, table: &Arc<Table>, change: Change) -> Result<(), Error> {
+        let change = match &self.without {
+            None => change,
+            Some(replacement) => match replacement.filter(table, change)? {
+                None => return Ok(()),
+                Some(rest) => rest,
+            },
+        };
         let at = match self.by_id.get(&table.id) {
             Some(at) => *at,
             None => self.open(table),
@@ -173,6 +228,13 @@ impl Coalescer {
     pub fn barrier(&mut self, step: Step) {
         self.flush();
         self.steps.push(step);
+    }
+
+    /// A barrier that may change what tables are called.
+    fn command(&mut self, content: Bytes) -> Result<(), Error> {
+        self.without.as_ref().map_or(Ok(()), |replacement| replacement.check(&content))?;
+        self.barrier(Step::Logical { content });
+        Ok(())
     }
 
     #[must_use]

@@ -123,6 +123,19 @@ impl Entry {
         out.freeze()
     }
 
+    /// Who opens, if these are the bytes of an opening. Looks at one byte of all others.
+    #[must_use]
+    pub fn opening(bytes: &Bytes) -> Option<Writer> {
+        const KIND_AT: usize = 3;
+        match bytes.get(KIND_AT) {
+            Some(1) => match Self::decode(bytes.clone()) {
+                Ok(Self::Open { writer, .. }) => Some(writer),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+
     fn items_len(&self) -> usize {
         match self {
             Self::Batch { items, .. } => items.iter().map(Item::encoded_len).sum(),
@@ -339,6 +352,13 @@ mod tests {
         let open = Entry::Open { writer: WRITER, time_ms: 5 };
         let hex: String = open.encode().iter().map(|byte| format!("{byte:02x}")).collect();
         assert_eq!(hex, concat!("48570101", "ddeb135e", "0000000000000002", "0000000000000003", "0000000000000004", "0000000000000005"));
+    }
+
+    #[test]
+    fn an_opening_is_told_from_everything_else() {
+        assert_eq!(Entry::opening(&Entry::Open { writer: WRITER, time_ms: 5 }.encode()), Some(WRITER));
+        assert_eq!(Entry::opening(&batch().encode()), None);
+        assert_eq!(Entry::opening(&Bytes::new()), None);
     }
 
     #[test]

@@ -123,9 +123,18 @@ impl Connection {
     }
 
     /// Starts logical decoding of `slot` at `from`, or where the slot was confirmed if that is later.
-    pub async fn start(mut self, slot: &str, publication: &str, from: Lsn) -> Result<Stream, Error> {
+    pub async fn start(self, slot: &str, publication: &str, from: Lsn) -> Result<Stream, Error> {
+        self.start_as(slot, publication, from, "on").await
+    }
+
+    /// As [`Self::start`], and each transaction comes as a whole, once it has committed: of large ones nothing comes earlier.
+    pub async fn start_whole(self, slot: &str, publication: &str, from: Lsn) -> Result<Stream, Error> {
+        self.start_as(slot, publication, from, "off").await
+    }
+
+    async fn start_as(mut self, slot: &str, publication: &str, from: Lsn, streaming: &str) -> Result<Stream, Error> {
         let sql = format!(
-            "START_REPLICATION SLOT {} LOGICAL {from} (proto_version '2', publication_names {}, messages 'true', streaming 'on')",
+            "START_REPLICATION SLOT {} LOGICAL {from} (proto_version '2', publication_names {}, messages 'true', streaming '{streaming}')",
             quote_identifier(slot),
             // The option's value is itself a list of identifiers.
             quote_literal(&quote_identifier(publication)),

@@ -20,6 +20,12 @@ CREATE TABLE IF NOT EXISTS howdah.progress (
     state jsonb NOT NULL
 );
 
+-- Up to which LSN of this server a repair has taken back what tables without a key were given. At most one row.
+CREATE TABLE IF NOT EXISTS howdah.repair (
+    only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row),
+    undone bigint NOT NULL
+);
+
 DO $$ BEGIN
     IF NOT EXISTS (SELECT FROM pg_replication_origin WHERE roname = 'howdah') THEN
         PERFORM pg_replication_origin_create('howdah');

@@ -7,15 +7,12 @@
 //!          kind 0 blank, 1 proposal (body: the encoded entry), 2 membership (body: JSON)
 //! ```
 //!
-//! raft-log puts a checksum behind every record, and takes a record that ends behind the end of the file for one that a crash cut off:
-//! it removes it and all that follows. A flipped bit in a *length* would look just like that, and silently take decided entries with it.
-//! So the header has a checksum of its own, and a bad one is `InvalidData`, for which raft-log refuses to open.
+//! The header's checksum is looked at before a length is believed.
 
 use super::types::{CommittedLeaderId, LeaderId, LogId, Payload, Proposal, Vote};
 use crate::core::entry::ENTRY_BYTES_HARD_MAX;
 use bytes::{Buf, BufMut, Bytes};
 use openraft::EntryPayload;
-use raft_log::codeq;
 use std::io;
 
 pub(crate) const LOG_ID_LEN: usize = 16;
@@ -104,113 +101,50 @@ impl PayloadHeader {
     }
 }
 
-/// A log id as raft-log stores and orders it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct StoredLogId(pub(crate) LogId);
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd)]
-pub(crate) struct StoredVote(pub(crate) Vote);
-
-#[derive(Debug, Clone)]
-pub(crate) struct StoredPayload(pub(crate) Payload);
-
-impl codeq::Encode for StoredLogId {
-    fn encode<W: io::Write>(&self, mut writer: W) -> io::Result<usize> {
-        let mut bytes = [0; LOG_ID_LEN];
-        put_log_id(&mut &mut bytes[..], &self.0);
-        writer.write_all(&bytes)?;
-        Ok(LOG_ID_LEN)
-    }
-}
-
-impl codeq::Decode for StoredLogId {
-    fn decode<R: io::Read>(mut reader: R) -> io::Result<Self> {
-        let mut bytes = [0; LOG_ID_LEN];
-        reader.read_exact(&mut bytes)?;
-        Ok(Self(get_log_id(&mut &bytes[..])))
-    }
-}
-
-impl codeq::Encode for StoredVote {
-    fn encode<W: io::Write>(&self, mut writer: W) -> io::Result<usize> {
-        let mut bytes = [0; VOTE_LEN];
-        put_vote(&mut &mut bytes[..], &self.0);
-        writer.write_all(&bytes)?;
-        Ok(VOTE_LEN)
-    }
-}
-
-impl codeq::Decode for StoredVote {
-    fn decode<R: io::Read>(mut reader: R) -> io::Result<Self> {
-        let mut bytes = [0; VOTE_LEN];
-        reader.read_exact(&mut bytes)?;
-        Ok(Self(get_vote(&mut &bytes[..])))
-    }
-}
-
-impl codeq::Encode for StoredPayload {
-    fn encode<W: io::Write>(&self, mut writer: W) -> io::Result<usize> {
-        let (header, body) = payload_parts(&self.0)?;
-        writer.write_all(&header)?;
-        writer.write_all(&body)?;
-        Ok(header.len() + body.len())
-    }
-}
-
-impl codeq::Decode for StoredPayload {
-    fn decode<R: io::Read>(mut reader: R) -> io::Result<Self> {
-        let mut header = [0; PAYLOAD_HEADER_LEN];
-        reader.read_exact(&mut header)?;
-        let header = PayloadHeader::decode(&header)?;
-        let mut body = vec![0; header.body_len];
-        reader.read_exact(&mut body)?;
-        header.payload(body.into()).map(Self)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::types::{Address, log_id};
     use super::*;
-    use codeq::{Decode, Encode};
     use openraft::Membership;
     use std::collections::BTreeMap;
 
-    fn hex(value: &impl Encode) -> String {
-        value.encode_to_vec().unwrap().iter().map(|byte| format!("{byte:02x}")).collect()
+    fn hex(bytes: &[u8]) -> String {
+        bytes.iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
-    fn proposal() -> StoredPayload {
-        StoredPayload(EntryPayload::Normal(Proposal { term: 3, bytes: Bytes::from_static(b"abc") }))
+    fn proposal() -> Payload {
+        EntryPayload::Normal(Proposal { term: 3, bytes: Bytes::from_static(b"abc") })
     }
 
     #[test]
     fn golden_bytes() {
-        assert_eq!(hex(&StoredLogId(log_id(1, 2))), "00000000000000010000000000000002");
-        let leader_id = LeaderId { term: 1, voted_for: 2 };
-        assert_eq!(hex(&StoredVote(Vote { leader_id, committed: true })), "0000000000000001000000000000000201");
-        assert_eq!(hex(&proposal()), concat!("01", "0000000000000003", "00000003", "d7eade81", "616263"));
+        let mut out = Vec::new();
+        put_log_id(&mut out, &log_id(1, 2));
+        assert_eq!(hex(&out), "00000000000000010000000000000002");
+        out.clear();
+        put_vote(&mut out, &Vote { leader_id: LeaderId { term: 1, voted_for: 2 }, committed: true });
+        assert_eq!(hex(&out), "0000000000000001000000000000000201");
+        let (header, body) = payload_parts(&proposal()).unwrap();
+        assert_eq!((hex(&header), hex(&body)), (concat!("01", "0000000000000003", "00000003", "d7eade81").into(), "616263".into()));
     }
 
     #[test]
     fn payloads_round_trip() {
         let nodes = BTreeMap::from([(1, Address { admin: "a:1".into(), sql: "b:2".into() })]);
         let membership = Membership::new(vec![[1].into()], nodes).unwrap();
-        for payload in [EntryPayload::Blank, proposal().0, EntryPayload::Membership(membership)] {
-            let bytes = StoredPayload(payload.clone()).encode_to_vec().unwrap();
-            assert_eq!(StoredPayload::decode(&bytes[..]).unwrap().0, payload);
+        for payload in [EntryPayload::Blank, proposal(), EntryPayload::Membership(membership)] {
+            let (header, body) = payload_parts(&payload).unwrap();
+            assert_eq!(PayloadHeader::decode(&header).unwrap().payload(body).unwrap(), payload);
         }
     }
 
-    /// A flip in the header must never pass for a cut-off record, which raft-log would remove with everything behind it.
     #[test]
-    fn a_flip_in_the_header_is_not_a_torn_tail() {
-        let good = proposal().encode_to_vec().unwrap();
+    fn a_flip_in_the_header_is_found() {
+        let (good, _) = payload_parts(&proposal()).unwrap();
         for bit in 0..PAYLOAD_HEADER_LEN * 8 {
-            let mut bad = good.clone();
+            let mut bad = good;
             bad[bit / 8] ^= 1 << (bit % 8);
-            let error = StoredPayload::decode(&bad[..]).unwrap_err();
-            assert_eq!(error.kind(), io::ErrorKind::InvalidData, "bit {bit}");
+            assert!(PayloadHeader::decode(&bad).is_err(), "bit {bit}");
         }
     }
 }

@@ -176,6 +176,11 @@ impl Handle {
     }
 
     /// The first entry that can be read.
+    pub fn log_bytes(&self) -> Result<u64, ReadError> {
+        Ok(self.inner.store.bytes()?)
+    }
+
+    /// The oldest entry that can be read.
     pub fn first_index(&self) -> Result<LogIndex, ReadError> {
         Ok(LogIndex(self.inner.store.purged()?.map_or(0, |purged| purged.index + 1)))
     }

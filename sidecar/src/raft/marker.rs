@@ -17,7 +17,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 const MAGIC: &[u8; 8] = b"HWRAFTID";
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 const MARKER: &str = "raft.id";
 const LOCK: &str = "raft.lock";
 const LOG: &str = "log";
@@ -41,6 +41,8 @@ impl fmt::Display for Owner {
 #[derive(Debug)]
 pub(crate) struct Folder {
     pub(crate) dir: PathBuf,
+    /// Written by [`Folder::claim`], where the folder has none yet.
+    missing_marker: Option<Vec<u8>>,
     _lock: File,
 }
 
@@ -52,29 +54,44 @@ impl Folder {
         let lock = lock(&dir)?;
         let owner = Owner { cluster: options.cluster.clone(), group: options.group, node: options.node };
         let path = dir.join(MARKER);
-        match fs::read(&path) {
+        let missing_marker = match fs::read(&path) {
             Ok(bytes) => {
                 let found = decode(&bytes, &path)?;
                 if found != owner {
                     return Err(Error::Foreign { dir, found: found.to_string(), expected: owner.to_string() });
                 }
-            }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let strangers = fs::read_dir(dir.join(LOG)).and_then(|entries| entries.collect::<Result<Vec<_>, _>>());
-                let strangers = strangers.map_err(|source| Error::File { path: dir.join(LOG), source })?;
-                if strangers.iter().any(|entry| entry.path().extension().is_some_and(|end| end == "wal")) {
-                    return Err(Error::Damaged { path, what: "it is missing beside an existing log".into() });
+                if !has_log(&dir.join(LOG))? {
+                    let what =
+                        "the log beside it is gone, and with it this node's votes: remove the folder, and add the node under a new id";
+                    return Err(Error::Damaged { path, what: what.into() });
                 }
-                write_atomically(&path, &encode(&owner)).map_err(|source| Error::File { path, source })?;
+                None
             }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Some(encode(&owner)),
             Err(source) => return Err(Error::File { path, source }),
+        };
+        Ok(Self { dir, missing_marker, _lock: lock })
+    }
+
+    /// Takes a new folder, whose log nothing was written to, for its owner. The log is there first, so that a marker always has one.
+    pub(crate) fn claim(&mut self, pristine: bool) -> Result<(), Error> {
+        let Some(marker) = self.missing_marker.take() else { return Ok(()) };
+        let path = self.dir.join(MARKER);
+        if !pristine {
+            return Err(Error::Damaged { path, what: "it is missing beside a log that was written to".into() });
         }
-        Ok(Self { dir, _lock: lock })
+        write_atomically(&path, &marker).map_err(|source| Error::File { path, source })
     }
 
     pub(crate) fn log_dir(&self) -> PathBuf {
         self.dir.join(LOG)
     }
+}
+
+fn has_log(dir: &Path) -> Result<bool, Error> {
+    let found = fs::read_dir(dir).and_then(|entries| entries.collect::<Result<Vec<_>, _>>());
+    let found = found.map_err(|source| Error::File { path: dir.to_owned(), source })?;
+    Ok(found.iter().any(|entry| entry.path().extension().is_some_and(|end| end == "wal")))
 }
 
 fn lock(dir: &Path) -> Result<File, Error> {
@@ -144,7 +161,7 @@ mod tests {
     fn golden_bytes() {
         let owner = Owner { cluster: "c".into(), group: GroupId(7), node: NodeId(9) };
         let hex: String = encode(&owner).iter().map(|byte| format!("{byte:02x}")).collect();
-        assert_eq!(hex, concat!("4857524146544944", "01", "01", "63", "00000007", "0000000000000009", "b79e17ec"));
+        assert_eq!(hex, concat!("4857524146544944", "02", "01", "63", "00000007", "0000000000000009", "1f0d10ef"));
         assert_eq!(decode(&encode(&owner), Path::new("m")).unwrap(), owner);
     }
 
@@ -164,7 +181,9 @@ mod tests {
     #[test]
     fn a_folder_in_use_or_of_another_node_is_refused() {
         let dir = tempfile::tempdir().unwrap();
-        let folder = Folder::open(&options(dir.path(), "c", 1)).unwrap();
+        let mut folder = Folder::open(&options(dir.path(), "c", 1)).unwrap();
+        fs::write(folder.log_dir().join("0.wal"), b"").unwrap();
+        folder.claim(true).unwrap();
         let error = Folder::open(&options(dir.path(), "c", 1)).unwrap_err();
         assert!(matches!(error, Error::InUse(_)), "{error}");
         drop(folder);
@@ -176,10 +195,19 @@ mod tests {
     }
 
     #[test]
-    fn a_log_without_its_marker_is_refused() {
+    fn a_log_and_its_marker_belong_together() {
         let dir = tempfile::tempdir().unwrap();
-        fs::create_dir(dir.path().join(LOG)).unwrap();
-        fs::write(dir.path().join(LOG).join("r-0.wal"), b"").unwrap();
-        assert!(matches!(Folder::open(&options(dir.path(), "c", 1)), Err(Error::Damaged { .. })));
+        let mut folder = Folder::open(&options(dir.path(), "c", 1)).unwrap();
+        fs::write(folder.log_dir().join("0.wal"), b"").unwrap();
+        assert!(matches!(folder.claim(false), Err(Error::Damaged { .. })));
+        drop(folder);
+        let mut folder = Folder::open(&options(dir.path(), "c", 1)).unwrap();
+        folder.claim(true).unwrap();
+        drop(folder);
+        let folder = Folder::open(&options(dir.path(), "c", 1)).unwrap();
+        fs::remove_file(folder.log_dir().join("0.wal")).unwrap();
+        drop(folder);
+        let error = Folder::open(&options(dir.path(), "c", 1)).unwrap_err();
+        assert!(error.to_string().contains("under a new id"), "{error}");
     }
 }

@@ -1,6 +1,7 @@
 //! The sending side of the RPCs, as openraft calls it.
 
 use super::link::{Down, PeerLinks, Purpose, full};
+use super::notice;
 use super::server::messages::{SnapshotResponse, TransferRequest, TransferResponse, VoteRequest, VoteResponse};
 use super::server::{Body, BoxError, Identity, SnapshotHead, encode_snapshot, next_frame};
 use super::types::{Address, AppendRequest, AppendResult, Snapshot, TypeConfig, Vote};
@@ -154,7 +155,7 @@ where
         complete.store(true, Ordering::Release);
         None
     });
-    let frames = input
+    let frames = notice::merge(input)
         .map(|request| Some(encode_append(&request)))
         .chain(end)
         .take_until(cancelled)

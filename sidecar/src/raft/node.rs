@@ -54,9 +54,11 @@ pub async fn open(options: Options) -> Result<Handle, Error> {
 
 async fn open_files(options: Options) -> Result<(Folder, LogStore, Machine), Error> {
     let opened = tokio::task::spawn_blocking(move || {
-        let folder = Folder::open(&options)?;
-        let log = |source| Error::Log { dir: folder.dir.clone(), source };
+        let mut folder = Folder::open(&options)?;
+        let dir = folder.dir.clone();
+        let log = |source| Error::Log { dir: dir.clone(), source };
         let store = LogStore::open(&folder.log_dir(), options.cache_bytes_max).map_err(log)?;
+        folder.claim(store.is_pristine().map_err(log)?)?;
         let file = SnapshotFile::in_folder(&folder.dir);
         let path = file.path().to_owned();
         let machine = Machine::open(file).map_err(|source| Error::File { path, source })?;

@@ -1,71 +1,52 @@
-//! The log on disk: vote, entries and commit index in one write-ahead log (raft-log), in the order in which openraft wrote them.
+//! The log on disk: vote, entries and commit index in one write-ahead log, in the order in which openraft wrote them.
 //!
 //! ```text
 //!   append ─┐                              ┌─ IOFlushed of everything that waited when this fsync began
-//!   vote  ──┼─► write-ahead log ─► fsync ──┤
+//!   vote  ──┼─► segment file ────► fsync ──┤
 //!   purge ──┘   (one at a time)            └─ begins the next fsync when somebody waits
 //! ```
 //!
-//! **Group commit.** There is at most one fsync under way; whoever comes meanwhile shares the next one. raft-log has a batching of its
-//! own, which waits a millisecond for company before each fsync: here it is off, so a lone commit pays for its fsync and nothing else.
+//! **Group commit.** There is at most one fsync under way; whoever comes meanwhile shares the next one (`flush`).
 //!
-//! **Durability.** A vote returns after its fsync. Entries are readable at once and count after their fsync. A record that a crash cut
-//! off at the end of the file was never acknowledged; raft-log removes it (see `tail` for one more kind). A bad checksum anywhere else
-//! makes it refuse to open.
+//! **Segments** of a fixed length are overwritten from their beginning, and used again when they were purged, so that an fsync writes
+//! records and nothing else (`log`, `record`).
 //!
-//! **Failure.** The first failed write stops raft-log's writer for good: everybody who waits gets the error, and so does every later
-//! caller. openraft stops on it. Nothing is retried: after a failed fsync nobody knows what the disk holds.
+//! **Durability.** A vote returns after its fsync. Entries are readable at once and count after their fsync. What a crash cut off was never
+//! acknowledged and is removed; damage anywhere else makes the log refuse to open (`replay`).
 //!
-//! **Locks.** The writer thread takes the lock in `FlushDone::send`. So nobody who holds it may wait for the writer: the queue to it has
-//! room for 1024 requests and no limit in bytes, and one fsync plus the closing of chunks never fills it.
+//! **Failure.** The first failed write ends the log: everybody who waits gets the error, and so does every later caller. openraft stops on
+//! it. Nothing is retried: after a failed fsync nobody knows what the disk holds.
 
+mod cache;
+mod disk;
 mod flush;
+mod index;
+mod log;
 mod reader;
-mod tail;
+mod record;
+mod replay;
+mod watch;
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
-use super::codec::{StoredLogId, StoredPayload, StoredVote};
-use super::types::{LogId, RaftEntry, TypeConfig, Vote, weight};
-use flush::{FlushDone, Waiter};
+use super::types::{LogId, RaftEntry, TypeConfig, Vote};
+use disk::{Disk, Folder};
+use flush::{Waiter, again};
+use log::Log;
 use openraft::OptionalSend;
 use openraft::storage::{IOFlushed, LogState, RaftLogStorage};
-use raft_log::api::raft_log_writer::RaftLogWriter;
-use raft_log::{Config, RaftLog};
+use record::Record;
 use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+use watch::Watch;
 
-/// Files are closed at this size. It bounds what is read again at a start (one file at a time is held in memory), how much of the cache
-/// cannot be evicted, and how much disk a purge leaves behind.
-const CHUNK_BYTES_MAX: usize = 32 << 20;
-const CHUNK_RECORDS_MAX: usize = 256 << 10;
-const READ_BUFFER_LEN: usize = 1 << 20;
-/// The cache is bounded by bytes; this only keeps raft-log's own default from being the smaller one.
-const CACHE_ITEMS_MAX: usize = 1 << 20;
+/// Bounds what is read again at a start at once, and how much disk a purge leaves behind.
+const SEGMENT_LEN: u64 = 8 << 20;
 /// A disk that does not answer for this long has failed.
 const FLUSH_WAIT_MAX: Duration = Duration::from_secs(20);
-
-#[derive(Debug, Default, Clone, PartialEq, Eq)]
-pub(crate) struct LogTypes;
-
-impl raft_log::Types for LogTypes {
-    type LogId = StoredLogId;
-    type LogPayload = StoredPayload;
-    type Vote = StoredVote;
-    type Callback = FlushDone;
-    type UserData = u64;
-
-    fn log_index(log_id: &StoredLogId) -> u64 {
-        log_id.0.index
-    }
-
-    fn payload_size(payload: &StoredPayload) -> u64 {
-        weight(&payload.0) as u64
-    }
-}
 
 /// The log of one node. Clones share it.
 #[derive(Debug, Clone)]
@@ -74,61 +55,63 @@ pub(crate) struct LogStore {
 }
 
 #[derive(Debug)]
-pub(crate) struct Shared {
+struct Shared {
     state: Mutex<State>,
+    watch: Arc<Watch>,
 }
 
 #[derive(Debug)]
 struct State {
-    /// `None` once it was closed.
-    log: Option<RaftLog<LogTypes>>,
+    /// The error that ended it.
+    log: io::Result<Log>,
     /// Who gets the result of the next fsync.
     waiting: Vec<Waiter>,
     flushing: bool,
+    /// How long an fsync takes, smoothed.
+    average: Duration,
 }
 
 impl LogStore {
     /// Replays what is on disk. Blocks: for as long as reading the log takes.
     pub(crate) fn open(dir: &Path, cache_bytes_max: usize) -> io::Result<Self> {
-        let dir = dir.to_str().ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "the folder's name is not UTF-8"))?;
-        let mut config = Config::new(dir);
-        config.log_cache_max_items = Some(CACHE_ITEMS_MAX);
-        config.log_cache_capacity = Some(cache_bytes_max);
-        config.wal.read_buffer_size = Some(READ_BUFFER_LEN);
-        config.wal.chunk_max_size = Some(CHUNK_BYTES_MAX);
-        config.wal.chunk_max_records = Some(CHUNK_RECORDS_MAX);
-        config.wal.flush_batch_wait = Some(Duration::ZERO);
-        config.wal.flush_queue_max_bytes = Some(usize::MAX / 2);
-        let config = Arc::new(config);
-        let log = match RaftLog::open(config.clone()) {
-            Err(error) if error.kind() == io::ErrorKind::InvalidData && tail::cut(Path::new(dir))? => RaftLog::open(config)?,
-            opened => opened?,
-        };
-        let state = State { log: Some(log), waiting: Vec::new(), flushing: false };
-        Ok(Self { shared: Arc::new(Shared { state: Mutex::new(state) }) })
+        Self::open_on(Arc::new(Folder(dir.to_owned())), SEGMENT_LEN, cache_bytes_max)
+    }
+
+    fn open_on(disk: Arc<dyn Disk>, segment_len: u64, cache_bytes_max: usize) -> io::Result<Self> {
+        let log = Log::open(disk, segment_len, cache_bytes_max)?;
+        let state = State { log: Ok(log), waiting: Vec::new(), flushing: false, average: Duration::ZERO };
+        Ok(Self { shared: Arc::new(Shared { state: Mutex::new(state), watch: Watch::start()? }) })
     }
 
     /// Nothing was ever written.
     pub(crate) fn is_pristine(&self) -> io::Result<bool> {
-        let mut state = self.shared.lock();
-        let state = state.log()?.log_state();
-        Ok(state.vote().is_none() && state.last().is_none() && state.purged().is_none())
+        let head = self.shared.lock().log()?.head();
+        Ok(head.vote.is_none() && head.last.is_none() && head.purged.is_none())
     }
 
     /// The first entry that can still be read is the one after this.
     pub(crate) fn purged(&self) -> io::Result<Option<LogId>> {
-        Ok(self.shared.lock().log()?.log_state().purged().map(|id| id.0))
+        Ok(self.shared.lock().log()?.head().purged)
     }
 
-    /// Writes out what is pending, ends the writer and releases the folder. Every later call fails. Blocks for an fsync.
+    /// How much disk the entries take that can be read.
+    pub(crate) fn bytes(&self) -> io::Result<u64> {
+        Ok(self.shared.lock().log()?.bytes())
+    }
+
+    /// Writes out what is pending and releases the folder. Every later call fails. Blocks for an fsync.
     pub(crate) fn close(&self) {
-        let log = self.shared.lock().log.take();
-        drop(log);
+        let mut state = self.shared.lock();
+        let waiters = std::mem::take(&mut state.waiting);
+        let closed = Err(io::Error::new(io::ErrorKind::NotConnected, "the log is closed"));
+        let result = std::mem::replace(&mut state.log, closed).and_then(|mut log| log.write([]).and_then(|()| log.sync()));
+        drop(state);
+        flush::tell(waiters, &result);
     }
 
     async fn flushed(&self) -> io::Result<()> {
         let (sender, receiver) = tokio::sync::oneshot::channel();
-        self.shared.lock().flush(&self.shared, Some(Waiter::Caller(sender)))?;
+        self.shared.flush(Waiter::Caller(sender));
         match tokio::time::timeout(FLUSH_WAIT_MAX, receiver).await {
             Ok(Ok(result)) => result,
             Ok(Err(_)) => Err(io::Error::other("the log's writer has stopped")),
@@ -139,14 +122,44 @@ impl LogStore {
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
-        // A panic under the lock leaves raft-log's own state consistent: each of its records is checked before it is taken.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Begins an fsync of all that was written until now, or joins the next one.
+    fn flush(self: &Arc<Self>, waiter: Waiter) {
+        let mut state = self.lock();
+        state.waiting.push(waiter);
+        if !std::mem::replace(&mut state.flushing, true) {
+            tokio::spawn(flush::run(self.clone()));
+        }
+        if let Some(make) = state.log.as_mut().ok().and_then(Log::make_spare) {
+            let shared = self.clone();
+            tokio::task::spawn_blocking(move || shared.spare_made(make()));
+        }
+    }
+
+    /// What has failed is not tried again: a full disk would be asked with every append.
+    fn spare_made(&self, result: io::Result<()>) {
+        match (result, &mut self.lock().log) {
+            (Ok(()), Ok(log)) => log.spare_made(),
+            (Ok(()), Err(_)) => {}
+            (Err(error), _) => tracing::warn!(%error, "cannot prepare the log's next segment"),
+        }
     }
 }
 
 impl State {
-    fn log(&mut self) -> io::Result<&mut RaftLog<LogTypes>> {
-        self.log.as_mut().ok_or_else(|| io::Error::new(io::ErrorKind::NotConnected, "the log is closed"))
+    fn log(&mut self) -> io::Result<&mut Log> {
+        self.log.as_mut().map_err(|error| again(error))
+    }
+
+    /// A write that failed ends the log.
+    fn write(&mut self, write: impl FnOnce(&mut Log) -> io::Result<()>) -> io::Result<()> {
+        let result = self.log().and_then(write);
+        if let (Err(error), Ok(_)) = (&result, &self.log) {
+            self.log = Err(again(error));
+        }
+        result
     }
 }
 
@@ -154,10 +167,8 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     type LogReader = Self;
 
     async fn get_log_state(&mut self) -> io::Result<LogState<TypeConfig>> {
-        let mut state = self.shared.lock();
-        let state = state.log()?.log_state();
-        let last_purged_log_id = state.purged().map(|id| id.0);
-        Ok(LogState { last_log_id: state.last().map(|id| id.0).max(last_purged_log_id), last_purged_log_id })
+        let head = self.shared.lock().log()?.head();
+        Ok(LogState { last_log_id: head.last, last_purged_log_id: head.purged })
     }
 
     async fn get_log_reader(&mut self) -> Self {
@@ -165,20 +176,19 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     }
 
     async fn save_vote(&mut self, vote: &Vote) -> io::Result<()> {
-        self.shared.lock().log()?.save_vote(StoredVote(*vote))?;
+        self.shared.lock().write(|log| log.write([Record::Vote(*vote)]))?;
         self.flushed().await
     }
 
-    /// Rides along with the next fsync: losing it only means that a restart waits for a leader to learn it again.
     async fn save_committed(&mut self, committed: Option<LogId>) -> io::Result<()> {
         if let Some(committed) = committed {
-            self.shared.lock().log()?.commit(StoredLogId(committed))?;
+            self.shared.lock().log()?.commit(committed);
         }
         Ok(())
     }
 
     async fn read_committed(&mut self) -> io::Result<Option<LogId>> {
-        Ok(self.shared.lock().log()?.log_state().committed().map(|id| id.0))
+        Ok(self.shared.lock().log()?.head().committed)
     }
 
     async fn append<I>(&mut self, entries: I, callback: IOFlushed<TypeConfig>) -> io::Result<()>
@@ -186,25 +196,17 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         I: IntoIterator<Item = RaftEntry> + OptionalSend,
         I::IntoIter: OptionalSend,
     {
-        let mut state = self.shared.lock();
-        state.log()?.append(entries.into_iter().map(|entry| (StoredLogId(entry.log_id), StoredPayload(entry.payload))))?;
-        state.flush(&self.shared, Some(Waiter::Raft(callback)))
-    }
-
-    async fn truncate_after(&mut self, last: Option<LogId>) -> io::Result<()> {
-        let from = last.map_or(0, |id| id.index + 1);
-        let mut state = self.shared.lock();
-        let log = state.log()?;
-        if log.log_state().last().is_some_and(|last| last.0.index >= from) {
-            log.truncate(from)?;
-        }
+        self.shared.lock().write(|log| log.write(entries.into_iter().map(Record::Entry)))?;
+        self.shared.flush(Waiter::Raft(callback));
         Ok(())
     }
 
-    /// raft-log unlinks files only behind an fsync of the purge, so one is begun.
+    async fn truncate_after(&mut self, last: Option<LogId>) -> io::Result<()> {
+        let next = last.map_or(0, |id| id.index + 1);
+        self.shared.lock().write(|log| if log.next() > next { log.write([Record::Keep(last)]) } else { Ok(()) })
+    }
+
     async fn purge(&mut self, upto: LogId) -> io::Result<()> {
-        let mut state = self.shared.lock();
-        state.log()?.purge(StoredLogId(upto))?;
-        state.flush(&self.shared, None)
+        self.shared.lock().write(|log| log.purge(upto))
     }
 }

@@ -35,12 +35,14 @@ impl Manager {
         let goal = self.raft.decided().borrow().index;
         let applier = self.applier.as_ref().ok_or_else(|| Error::Stopped("the applier is not running".into()))?;
         applier.wait_for(goal, begun + APPLY_TIMEOUT).await?;
+        applier.stay(true);
         let applied_ms = begun.elapsed().as_millis();
 
         if self.has_stray_writes().await? {
-            tracing::error!("a client has written to this follower past its read-only setting: this node cannot lead and is seeded again");
+            let why = "a client has written to this follower past its read-only setting: this node cannot lead";
+            tracing::error!("{why}");
             self.hand_over().await;
-            return Ok(Stage::Seed);
+            return Ok(self.seed_because(why.to_owned()));
         }
         let (_, decisions) = self.raft.decisions();
         let again = decisions.serving.is_some_and(|serving| serving.instance == self.instance);

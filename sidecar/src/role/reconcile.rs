@@ -4,6 +4,7 @@ use super::{Error, Manager, Stage};
 use crate::admin::Command;
 use crate::apply;
 use crate::capture;
+use crate::config::Config;
 use crate::core::entry::Writer;
 use crate::core::role::{Slot, Verdict, judge};
 use crate::pg::access::Access;
@@ -61,9 +62,12 @@ impl Manager {
                     self.hand_over().await;
                     self.pause(super::RETRY_PAUSE).await;
                 }
+                Verdict::Diverged if slot == Slot::Missing => {
+                    return Ok(self.seed_because("its slot is gone, so what it committed last is not known".to_owned()));
+                }
                 Verdict::Diverged => {
-                    tracing::warn!("this node holds commits that the group never accepted: it is seeded again");
-                    return Ok(Stage::Seed);
+                    tracing::warn!("this node holds commits that the group never accepted: it is repaired");
+                    return Ok(Stage::Repair);
                 }
                 Verdict::Wait => {
                     self.say(Role::Reconciling, "holds commits that are not decided yet; waits for a leader");
@@ -114,12 +118,16 @@ impl Manager {
         }
     }
 
+    /// Everything that was committed here is decided, or is about to be proposed: nothing of another's can meet what is not.
     pub(super) fn run_applier(&mut self) {
         if self.applier.is_none() {
             let options = apply::Options::new(self.target.clone(), self.instance);
             let applier = apply::start(options, self.raft.clone());
             self.board.follow_applied(applier.applied());
             self.applier = Some(applier);
+        }
+        if let Some(applier) = &self.applier {
+            applier.stay(false);
         }
     }
 
@@ -140,12 +148,12 @@ impl Manager {
             }
             let behind_snapshot = installed.borrow_and_update().is_some_and(|index| index > *self.board.applied.borrow());
             if behind_snapshot || self.is_behind_log() {
-                tracing::warn!("the log no longer reaches back to where this node is: it is seeded again");
-                return Ok(Stage::Seed);
+                return Ok(self.seed_because("the log no longer reaches back to where this node is".to_owned()));
             }
             let error = applier.borrow_and_update().error.clone();
             let doing = if self.epoch.is_some() { "follows" } else { "catching up" };
-            self.say(Role::Follower, error.unwrap_or_else(|| doing.to_owned()));
+            let notice = self.repairs.notice.as_ref().map(|notice| format!("; {notice}")).unwrap_or_default();
+            self.say(Role::Follower, error.unwrap_or_else(|| format!("{doing}{notice}")));
             let (caught_up, succeeded) = (self.caught_up(), self.succeeded());
             let event = tokio::select! {
                 _ = role.changed() => Event::Look,
@@ -210,9 +218,10 @@ impl Manager {
     pub(super) async fn seed(&mut self) -> Result<Stage, Error> {
         self.say(Role::Seeding, "waiting for a leader to be seeded from");
         self.demote().await.map_or_else(|error| tracing::warn!(%error, "closing before seeding"), |_| ());
-        let leader = self.wait_for_other_leader().await?;
+        let leader = other_leader(&self.config, &self.raft).await?;
         self.leave_behind().await;
-        self.say(Role::Seeding, format!("seeding from {leader}"));
+        let why = self.repairs.notice.as_deref().unwrap_or("a new node");
+        self.say(Role::Seeding, format!("seeding from {leader}; {why}"));
         let Some(server) = &mut self.server else {
             return Err(Error::Stopped("an attached PostgreSQL is not wiped: empty its database and start the sidecar again".into()));
         };
@@ -227,16 +236,17 @@ impl Manager {
         tracing::info!(index = %origin.applied, "seeded");
         Ok(Stage::Reconcile)
     }
+}
 
-    async fn wait_for_other_leader(&self) -> Result<String, Error> {
-        let me = self.config.node;
-        let mut role = self.raft.role();
-        let found = role.wait_for(|role| role.leader.is_some_and(|leader| leader != me));
-        let found = tokio::time::timeout(LEADER_TIMEOUT, found).await.map_err(|_| Error::Late("finding a leader", LEADER_TIMEOUT))?;
-        let leader = found.ok().and_then(|role| role.leader);
-        let peer = self.config.peers.iter().find(|peer| Some(peer.node) == leader);
-        peer.map(|peer| peer.admin.clone()).ok_or_else(|| Error::Stopped("the leader is not among the configured peers".into()))
-    }
+/// The admin address of the leader, which is another node.
+pub(super) async fn other_leader(config: &Config, raft: &raft::Handle) -> Result<String, Error> {
+    let me = config.node;
+    let mut role = raft.role();
+    let found = role.wait_for(|role| role.leader.is_some_and(|leader| leader != me));
+    let found = tokio::time::timeout(LEADER_TIMEOUT, found).await.map_err(|_| Error::Late("finding a leader", LEADER_TIMEOUT))?;
+    let leader = found.ok().and_then(|role| role.leader);
+    let peer = config.peers.iter().find(|peer| Some(peer.node) == leader);
+    peer.map(|peer| peer.admin.clone()).ok_or_else(|| Error::Stopped("the leader is not among the configured peers".into()))
 }
 
 /// Resolves when the applier begins or ceases to complain. Its progress alone is no event for the role.

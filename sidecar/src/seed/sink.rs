@@ -57,7 +57,7 @@ impl Sink<'_> {
     pub async fn fill(&self, leader_admin: &str) -> Result<Origin, Error> {
         // Before the snapshot is taken: what is decided now is in it.
         let (index, mut decisions) =
-            self.wait_decided("a large transaction does not end", |decisions| decisions.unfinished.is_empty()).await?;
+            wait_decided(self.raft, "a large transaction does not end", |decisions| decisions.unfinished.is_empty()).await?;
         let response = tokio::time::timeout(CHUNK_TIMEOUT, client::get(leader_admin, "/v1/seed", Some(&self.config.secret)))
             .await
             .map_err(|_| Error::Broken("the leader does not answer".into()))??;
@@ -70,7 +70,7 @@ impl Sink<'_> {
         let roles = receive(response.into_body(), &archive).await?;
         self.restore(&roles, &archive).await?;
         let certain = |now: &Decisions| now.serving.is_none_or(|serving| serving.instance != instance) || now.watermark(instance) > lsn;
-        let (_, after) = self.wait_decided("the snapshot's last commits are not decided", certain).await?;
+        let (_, after) = wait_decided(self.raft, "the snapshot's last commits are not decided", certain).await?;
         if after.serving.is_none_or(|serving| serving.instance != instance) {
             return Err(Error::Undecided("the leader changed"));
         }
@@ -79,22 +79,6 @@ impl Sink<'_> {
         let origin = Origin { applied: index, decisions };
         schema::set_origin(self.target, &origin).await?;
         Ok(origin)
-    }
-
-    async fn wait_decided(&self, what: &'static str, good: impl Fn(&Decisions) -> bool) -> Result<(LogIndex, Decisions), Error> {
-        let mut decided = self.raft.decided();
-        let deadline = tokio::time::Instant::now() + DECIDE_TIMEOUT;
-        loop {
-            decided.borrow_and_update();
-            let (index, decisions) = self.raft.decisions();
-            if good(&decisions) {
-                return Ok((index, decisions));
-            }
-            match tokio::time::timeout_at(deadline, decided.changed()).await {
-                Ok(Ok(())) => {}
-                _ => return Err(Error::Undecided(what)),
-            }
-        }
     }
 
     async fn restore(&self, roles: &str, archive: &Archive) -> Result<(), Error> {
@@ -177,7 +161,28 @@ async fn receive(mut body: Incoming, archive: &Archive) -> Result<String, Error>
     roles.ok_or_else(|| Error::Broken("it ended before the roles did".into()))
 }
 
-fn header<T: std::str::FromStr>(response: &hyper::Response<Incoming>, name: &str) -> Result<T, Error> {
+/// Waits until what the log has decided is `good`, and answers it with the index up to which it is.
+pub(crate) async fn wait_decided(
+    raft: &raft::Handle,
+    what: &'static str,
+    good: impl Fn(&Decisions) -> bool,
+) -> Result<(LogIndex, Decisions), Error> {
+    let mut decided = raft.decided();
+    let deadline = tokio::time::Instant::now() + DECIDE_TIMEOUT;
+    loop {
+        decided.borrow_and_update();
+        let (index, decisions) = raft.decisions();
+        if good(&decisions) {
+            return Ok((index, decisions));
+        }
+        match tokio::time::timeout_at(deadline, decided.changed()).await {
+            Ok(Ok(())) => {}
+            _ => return Err(Error::Undecided(what)),
+        }
+    }
+}
+
+pub(crate) fn header<T: std::str::FromStr>(response: &hyper::Response<Incoming>, name: &str) -> Result<T, Error> {
     let value = response.headers().get(name).and_then(|value| value.to_str().ok()).and_then(|value| value.parse().ok());
     value.ok_or_else(|| Error::Broken(format!("the answer has no valid {name}")))
 }

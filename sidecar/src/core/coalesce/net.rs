@@ -2,7 +2,7 @@
 
 use super::{Change, Error, Step, Table, Updates};
 use crate::core::pgoutput::{Tuple, Value};
-use bytes::{Buf, BufMut, Bytes, BytesMut};
+use bytes::{Buf, Bytes};
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -52,16 +52,16 @@ impl TableNet {
     fn push_with_key(&mut self, change: Change) -> Result<(), Error> {
         match change {
             Change::Insert { new } => {
-                let key = self.key(&new)?;
+                let key = self.table.key_of(&new)?;
                 self.set(key, Net::Upsert(new));
             }
             Change::Delete { old } => {
-                let key = self.key(old.tuple())?;
+                let key = self.table.key_of(old.tuple())?;
                 self.set(key, Net::Delete);
             }
             Change::Update { old, new } => {
-                let key = self.key(&new)?;
-                let old_key = old.as_ref().map(|old| self.key(old.tuple())).transpose()?;
+                let key = self.table.key_of(&new)?;
+                let old_key = old.as_ref().map(|old| self.table.key_of(old.tuple())).transpose()?;
                 match (old, old_key) {
                     (Some(old), Some(old_key)) if old_key != key => self.rekey(old.tuple().clone(), &old_key, key, new),
                     _ => self.update(key, new),
@@ -127,24 +127,6 @@ impl TableNet {
         self.flush_rows();
         self.steps.push(Step::Match { table: Arc::clone(&self.table), old: old.tuple().clone(), new });
         Ok(())
-    }
-
-    /// The key's values in one piece: the value itself where the key is one column, else each behind its length.
-    fn key(&self, tuple: &Tuple) -> Result<Bytes, Error> {
-        let text = |at: usize| match &tuple[at] {
-            Value::Text(text) => Ok(text),
-            _ => Err(Error::KeyMissing { table: self.table.name(), column: self.table.relation.columns[at].name.clone() }),
-        };
-        if let [at] = self.table.key[..] {
-            return text(at).cloned();
-        }
-        let mut key = BytesMut::new();
-        for at in &self.table.key {
-            let text = text(*at)?;
-            key.put_u64(text.len() as u64);
-            key.put_slice(text);
-        }
-        Ok(key.freeze())
     }
 
     fn key_values(&self, mut key: Bytes) -> Vec<Bytes> {

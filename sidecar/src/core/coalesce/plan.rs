@@ -6,13 +6,13 @@
 #[cfg(test)]
 mod tests;
 
-use super::{Change, Coalescer, Error, Step, Table, TableId};
+use super::{Change, Coalescer, Error, Replacement, Step, Table, TableId};
 use crate::core::ddl::{self, TableName};
 use crate::core::decisions::Decisions;
 use crate::core::entry::{Entry, Item, Messages};
 use crate::core::pgoutput::{self, Message};
 use bytes::Bytes;
-use howdah_protocol::{InstanceId, LogIndex, settings};
+use howdah_protocol::{InstanceId, LogIndex, Lsn, settings};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -67,6 +67,8 @@ pub enum Part {
     Chunks {
         xid: u32,
         transaction: OpenTransaction,
+        /// What is left out of them.
+        without: Option<Arc<Replacement>>,
     },
 }
 
@@ -79,15 +81,17 @@ impl State {
     }
 }
 
-/// Plans a prefix of `entries`, which are decided and follow `state` without a hole. What `instance` wrote itself is in this Postgres.
+/// Plans a prefix of `entries`, which are decided and follow `state` without a hole. What `instance` wrote itself is in this Postgres. Rows of
+/// the `replacement`, if there is one, are left out up to its cut and put in there.
 pub fn plan(
     instance: InstanceId,
     state: &State,
     entries: &[(LogIndex, Option<Bytes>)],
     mode: Mode,
+    replacement: Option<&Arc<Replacement>>,
     relations: &mut Relations,
 ) -> Result<Plan, Error> {
-    let mut planner = Planner::new(instance, state.clone(), mode, relations);
+    let mut planner = Planner::new(instance, state.clone(), mode, replacement, relations);
     for (at, (index, payload)) in entries.iter().enumerate() {
         if let Some(payload) = payload {
             planner.entry(*index, payload)?;
@@ -95,7 +99,7 @@ pub fn plan(
         match planner.closed {
             None => {}
             // It begins a plan of its own, so that what comes before the cut is known without taking the state apart.
-            Some(_) if at > 0 => return plan(instance, state, &entries[..at], mode, planner.relations),
+            Some(_) if at > 0 => return plan(instance, state, &entries[..at], mode, replacement, planner.relations),
             Some(items) => return Ok(planner.finish_first(*index, items, state)),
         }
         (planner.out.entries, planner.out.last, planner.out.touched) = (at + 1, *index, *index);
@@ -125,6 +129,10 @@ struct Planner<'a> {
     mode: Mode,
     relations: &'a mut Relations,
     coalescer: Coalescer,
+    /// Until its cut is passed.
+    replacement: Option<Arc<Replacement>>,
+    /// Who wrote the entry that is being planned.
+    writer: InstanceId,
     /// Items of the entry so far, and how many are done from an earlier plan.
     items: u32,
     items_done: u32,
@@ -134,9 +142,12 @@ struct Planner<'a> {
 }
 
 impl<'a> Planner<'a> {
-    fn new(instance: InstanceId, state: State, mode: Mode, relations: &'a mut Relations) -> Self {
+    fn new(instance: InstanceId, state: State, mode: Mode, replacement: Option<&Arc<Replacement>>, relations: &'a mut Relations) -> Self {
+        let replacement = replacement.filter(|replacement| !replacement.cut().is_passed(&state.decisions)).cloned();
+        let coalescer = Coalescer::without(mode, replacement.clone());
         let out = Plan { state, ..Plan::default() };
-        Self { instance, mode, relations, coalescer: Coalescer::new(mode), items: 0, items_done: 0, closed: None, out }
+        let writer = InstanceId::default();
+        Self { instance, mode, relations, coalescer, replacement, writer, items: 0, items_done: 0, closed: None, out }
     }
 
     fn entry(&mut self, index: LogIndex, payload: &Bytes) -> Result<(), Error> {
@@ -144,6 +155,9 @@ impl<'a> Planner<'a> {
         (self.items, self.items_done) = (0, self.out.state.items_done);
         let offered = if let Entry::Batch { items, .. } = &entry { items.len() } else { 0 };
         self.out.state.decisions.admit(&mut entry);
+        if let Entry::Batch { writer, .. } = &entry {
+            self.writer = writer.instance;
+        }
         match entry {
             // What the last writer left open will never be committed.
             Entry::Open { .. } => self.out.state.open.clear(),
@@ -191,13 +205,28 @@ impl<'a> Planner<'a> {
             }
             Item::Abort { xid } => drop(self.out.state.open.remove(&xid)),
             Item::SubAbort { xid, subxid } => self.out.state.open.entry(xid).or_default().void.push(subxid),
-            Item::Commit { xid, messages, .. } if self.items <= self.items_done => {
+            Item::Commit { xid, end_lsn, messages, .. } if self.items <= self.items_done => {
                 self.out.state.open.remove(&xid);
+                // The rows were put in with it.
+                if self.passes_cut(end_lsn).is_some() {
+                    self.coalescer = Coalescer::new(self.mode);
+                }
                 self.relations.harvest(&messages)?;
             }
-            Item::Commit { xid, chunked, messages, .. } => self.commit(xid, chunked, &messages)?,
+            Item::Commit { xid, end_lsn, chunked, messages, .. } => {
+                if let Some(replacement) = self.passes_cut(end_lsn) {
+                    self.coalescer.replace(&replacement);
+                }
+                self.commit(xid, chunked, &messages)?;
+            }
         }
         Ok(())
+    }
+
+    /// The replacement, if this transaction is the first behind its cut.
+    fn passes_cut(&mut self, end_lsn: Lsn) -> Option<Arc<Replacement>> {
+        let writer = self.writer;
+        self.replacement.take_if(|replacement| replacement.cut().is_before(writer, end_lsn))
     }
 
     fn commit(&mut self, xid: u32, chunked: bool, messages: &Messages) -> Result<(), Error> {
@@ -208,9 +237,9 @@ impl<'a> Planner<'a> {
             if open.entries.is_empty() {
                 return Err(Error::ChunksUnknown(xid));
             }
-            early.drain(..).for_each(|table| self.coalescer.barrier(Step::Logical { content: table.content }));
+            early.drain(..).try_for_each(|table| self.coalescer.command(table.content))?;
             self.cut();
-            self.out.parts.push(Part::Chunks { xid, transaction: open.clone() });
+            self.out.parts.push(Part::Chunks { xid, transaction: open.clone(), without: self.replacement.clone() });
         }
         let logical = push_messages(messages, &open.void, self.relations, &mut self.coalescer, &mut early)?;
         if chunked || logical {
@@ -220,7 +249,7 @@ impl<'a> Planner<'a> {
     }
 
     fn cut(&mut self) {
-        let steps = std::mem::replace(&mut self.coalescer, Coalescer::new(self.mode)).finish();
+        let steps = std::mem::replace(&mut self.coalescer, Coalescer::without(self.mode, self.replacement.clone())).finish();
         if !steps.is_empty() {
             self.out.parts.push(Part::Steps(steps));
         }
@@ -289,7 +318,7 @@ fn push_messages(
             let table = relations.define(&raw, messages.streamed)?;
             let made = early.iter().position(|early| early.name.schema == table.relation.schema && early.name.table == table.relation.name);
             if let Some(made) = made {
-                coalescer.barrier(Step::Logical { content: early.swap_remove(made).content });
+                coalescer.command(early.swap_remove(made).content)?;
             }
             continue;
         }
@@ -314,7 +343,7 @@ fn push_messages(
                     early.swap_remove(waiting);
                 }
                 if name.is_none() || waiting.is_some() {
-                    coalescer.barrier(Step::Logical { content });
+                    coalescer.command(content)?;
                 }
             }
             // Applications may use logical messages for themselves.

@@ -1,21 +1,29 @@
 //! One fsync at a time, shared by everybody who waits for it.
+//!
+//! It runs on the thread that serves the log. Handing an fsync to another thread and hearing back costs more than a fast disk takes for it,
+//! and on both ends nobody could do much meanwhile: a leader's task for it lets all others run first, so its followers are at work
+//! already, and a follower has nothing to answer before its fsync is done. A disk that is slow, on average, is different: its fsyncs do run on
+//! another thread.
 
 use super::{Shared, State};
 use crate::raft::types::TypeConfig;
 use openraft::storage::IOFlushed;
-use raft_log::Callback;
-use raft_log::api::raft_log_writer::RaftLogWriter;
 use std::io;
 use std::mem;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
+/// A disk whose fsyncs take this long on average is a slow one.
+const SLOW: Duration = Duration::from_millis(2);
+/// The share of the newest fsync in the average is one in so many; a single one counts for no more than this.
+const SMOOTHING: u32 = 16;
+const COUNTED_MAX: Duration = Duration::from_millis(20);
+
 /// Who is told the result of an fsync.
-pub(crate) enum Waiter {
+pub(super) enum Waiter {
     Raft(IOFlushed<TypeConfig>),
     Caller(oneshot::Sender<io::Result<()>>),
-    /// The fsync matters, nobody waits for it.
-    Nobody,
 }
 
 impl std::fmt::Debug for Waiter {
@@ -30,83 +38,64 @@ impl Waiter {
             Self::Raft(callback) => callback.io_completed(result),
             // A caller that gave up has no use for the answer.
             Self::Caller(sender) => drop(sender.send(result)),
-            Self::Nobody => {}
         }
+    }
+}
+
+pub(super) fn tell(waiters: Vec<Waiter>, result: &io::Result<()>) {
+    for waiter in waiters {
+        waiter.tell(result.as_ref().copied().map_err(again));
+    }
+}
+
+pub(super) fn again(error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), error.to_string())
+}
+
+/// Serves waiters until there are none.
+pub(super) async fn run(shared: Arc<Shared>) {
+    loop {
+        // Whoever can run does so first: a leader's followers get the entries before its own disk does.
+        tokio::task::yield_now().await;
+        let (waiters, position, file, slow) = {
+            let mut state = shared.lock();
+            let State { waiting, flushing, log, average } = &mut *state;
+            if waiting.is_empty() {
+                *flushing = false;
+                return;
+            }
+            let waiters = mem::take(waiting);
+            match log {
+                Ok(log) => {
+                    let (position, file) = log.end();
+                    (waiters, position, file, *average > SLOW)
+                }
+                Err(error) => {
+                    let error = Err(again(error));
+                    drop(state);
+                    tell(waiters, &error);
+                    continue;
+                }
+            }
+        };
+        let began = Instant::now();
+        let result = if slow {
+            tokio::task::spawn_blocking(move || file.sync()).await.unwrap_or_else(|error| Err(io::Error::other(error)))
+        } else {
+            shared.watch.during(|| file.sync())
+        };
+        shared.lock().synced(position, &result, began.elapsed());
+        tell(waiters, &result);
     }
 }
 
 impl State {
-    /// Begins an fsync of all that was written until now, or joins the next one.
-    pub(super) fn flush(&mut self, shared: &Arc<Shared>, waiter: Option<Waiter>) -> io::Result<()> {
-        self.waiting.push(waiter.unwrap_or(Waiter::Nobody));
-        if self.flushing {
-            return Ok(());
-        }
-        self.begin(Arc::downgrade(shared))
-    }
-
-    fn begin(&mut self, shared: Weak<Shared>) -> io::Result<()> {
-        let waiters = mem::take(&mut self.waiting);
-        let done = FlushDone { shared, waiters };
-        let begun = self.log().and_then(|log| log.flush(true, Some(done)));
-        self.flushing = begun.is_ok();
-        begun
-    }
-}
-
-/// raft-log calls this on its writer thread after an fsync, or drops it when the writer has ended.
-#[derive(Debug)]
-pub(crate) struct FlushDone {
-    /// Weak: the writer thread must not keep the log alive that owns it.
-    shared: Weak<Shared>,
-    waiters: Vec<Waiter>,
-}
-
-impl Callback for FlushDone {
-    fn send(mut self, result: io::Result<()>) {
-        self.tell(&result);
-        let Some(shared) = self.shared.upgrade() else { return };
-        next(&shared, &result);
-        // The log waits for the writer thread when it is dropped, so the writer must not be the one that drops it.
-        if let Some(last) = Arc::into_inner(shared) {
-            std::thread::spawn(move || drop(last));
+    fn synced(&mut self, position: u64, result: &io::Result<()>, took: Duration) {
+        self.average = (self.average * (SMOOTHING - 1) + took.min(COUNTED_MAX)) / SMOOTHING;
+        match (result, &mut self.log) {
+            (Ok(()), Ok(log)) => log.synced(position),
+            (Err(error), Ok(_)) => self.log = Err(again(error)),
+            (_, Err(_)) => {}
         }
     }
-}
-
-/// Begins the fsync of those who came meanwhile. After an error there is none: the writer has ended.
-fn next(shared: &Arc<Shared>, result: &io::Result<()>) {
-    let mut state = shared.lock();
-    state.flushing = false;
-    if state.waiting.is_empty() {
-        return;
-    }
-    match result {
-        // The error of a writer that ended meanwhile reaches the waiters when their callback is dropped.
-        Ok(()) => drop(state.begin(Arc::downgrade(shared))),
-        Err(error) => {
-            let orphans = mem::take(&mut state.waiting);
-            drop(state);
-            orphans.into_iter().for_each(|waiter| waiter.tell(Err(again(error))));
-        }
-    }
-}
-
-impl FlushDone {
-    fn tell(&mut self, result: &io::Result<()>) {
-        for waiter in mem::take(&mut self.waiters) {
-            waiter.tell(result.as_ref().copied().map_err(again));
-        }
-    }
-}
-
-impl Drop for FlushDone {
-    /// Never answered: the writer ended first.
-    fn drop(&mut self) {
-        self.tell(&Err(io::Error::other("the log's writer has stopped")));
-    }
-}
-
-fn again(error: &io::Error) -> io::Error {
-    io::Error::new(error.kind(), error.to_string())
 }

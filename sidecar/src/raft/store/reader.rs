@@ -1,8 +1,7 @@
 //! Reading entries: for replication, for the state machine, and for the applier.
 
 use super::LogStore;
-use crate::raft::codec::invalid;
-use crate::raft::types::{RaftEntry, TypeConfig, Vote, weight};
+use crate::raft::types::{RaftEntry, TypeConfig, Vote};
 use openraft::{OptionalSend, RaftLogReader};
 use std::fmt::Debug;
 use std::io;
@@ -14,22 +13,7 @@ pub(crate) const APPEND_BYTES_MAX: usize = 1 << 20;
 impl LogStore {
     /// Entries `from..to` that exist, until their weight reaches `bytes_max`; at least one where there is one.
     pub(crate) fn read(&self, from: u64, to: u64, bytes_max: usize) -> io::Result<Vec<RaftEntry>> {
-        let mut state = self.shared.lock();
-        let mut bytes = 0;
-        let mut entries = Vec::new();
-        for item in state.log()?.read(from, to) {
-            let (log_id, payload) = item?;
-            let entry = RaftEntry { log_id: log_id.0, payload: payload.0 };
-            if entries.last().is_some_and(|last: &RaftEntry| last.log_id.index + 1 != entry.log_id.index) {
-                return Err(invalid(format!("the log has a hole before {}", entry.log_id.index)));
-            }
-            bytes += weight(&entry.payload);
-            entries.push(entry);
-            if bytes >= bytes_max {
-                break;
-            }
-        }
-        Ok(entries)
+        self.shared.lock().log()?.read(from, to, bytes_max)
     }
 }
 
@@ -59,6 +43,6 @@ impl RaftLogReader<TypeConfig> for LogStore {
     }
 
     async fn read_vote(&mut self) -> io::Result<Option<Vote>> {
-        Ok(self.shared.lock().log()?.log_state().vote().map(|vote| vote.0))
+        Ok(self.shared.lock().log()?.head().vote)
     }
 }

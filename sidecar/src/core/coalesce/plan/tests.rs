@@ -50,14 +50,19 @@ fn batch(items: Vec<Item>) -> Option<Entry> {
 
 /// Plans all entries as the applier does, and lists what each plan inserts ("D" for a message), and where it leaves the position.
 fn run(entries: &[(LogIndex, Option<Bytes>)], instance: InstanceId) -> (Vec<String>, State) {
+    run_with(entries, instance, None)
+}
+
+fn run_with(entries: &[(LogIndex, Option<Bytes>)], instance: InstanceId, replacement: Option<&Arc<Replacement>>) -> (Vec<String>, State) {
     let (mut state, mut done, mut plans) = (State::default(), 0, Vec::new());
     let mut relations = Relations::default();
     while done < entries.len() {
-        let plan = plan(instance, &state, &entries[done..], Mode::Net, &mut relations).unwrap();
+        let plan = plan(instance, &state, &entries[done..], Mode::Net, replacement, &mut relations).unwrap();
         let mut text = String::new();
         for part in &plan.parts {
             match part {
-                Part::Chunks { transaction, .. } => {
+                Part::Chunks { transaction, without, .. } => {
+                    text += if without.is_some() { "c" } else { "" };
                     text += &format!("C{:?}", transaction.entries.iter().map(|index| index.0).collect::<Vec<_>>())
                 }
                 Part::Steps(steps) => steps.iter().for_each(|step| match step {
@@ -66,6 +71,7 @@ fn run(entries: &[(LogIndex, Option<Bytes>)], instance: InstanceId) -> (Vec<Stri
                         text += std::str::from_utf8(value).unwrap();
                     }),
                     Step::Logical { .. } => text.push('D'),
+                    Step::Append { .. } => text.push('R'),
                     other => panic!("{other:?}"),
                 }),
             }
@@ -140,10 +146,71 @@ fn chunks_are_remembered_until_their_end() {
     assert!(run(&reopened, HERE).1.open.is_empty());
 }
 
+/// Key 1 is left out up to LSN 20; "R" stands for putting the leader's rows in.
+fn replacement() -> Arc<Replacement> {
+    let Message::Relation(relation) = pgoutput::parse(relation().into(), false).unwrap().message else { panic!("a relation") };
+    let table = Arc::new(Table::new(TableId(99), relation));
+    let steps = vec![Step::Append { table: Arc::clone(&table), rows: vec![vec![pgoutput::Value::Text(Bytes::from_static(b"1"))]] }];
+    let mut replacement = Replacement::new(crate::core::coalesce::Cut { instance: InstanceId(11), lsn: Lsn(20) }, steps);
+    replacement.replace(&table, [Bytes::from_static(b"1")]);
+    Arc::new(replacement)
+}
+
+#[test]
+fn rows_are_left_out_up_to_the_cut_and_put_in_there() {
+    let rows = |end, values: &[u8]| {
+        let inserts = values.iter().map(|value| insert(*value));
+        commit(end, false, &std::iter::once(relation()).chain(inserts).collect::<Vec<_>>())
+    };
+    let replacement = replacement();
+    let entries = log(vec![batch(vec![rows(10, &[1, 2])]), batch(vec![rows(20, &[1, 3]), rows(30, &[1, 4])]), batch(vec![rows(40, &[5])])]);
+    assert_eq!(run_with(&entries, HERE, Some(&replacement)).0, ["23R145@4"]);
+    // Wherever the plans are cut, the rows are put in once.
+    for cut in 1..entries.len() {
+        let mut state = State::default();
+        let mut steps = Vec::new();
+        for part in [&entries[..cut], &entries[cut..]] {
+            let plan = plan(HERE, &state, part, Mode::Ordered, Some(&replacement), &mut Relations::default()).unwrap();
+            state = plan.state;
+            steps.extend(plan.parts);
+        }
+        let all = format!("{steps:?}");
+        assert_eq!(all.matches("Append").count(), 1, "cut at {cut}: {all}");
+    }
+    // A transaction that changes nothing marks the cut too.
+    let marked = log(vec![batch(vec![rows(20, &[1])]), batch(vec![commit(21, false, &[])])]);
+    assert_eq!(run_with(&marked, HERE, Some(&replacement)).0, ["R@3"]);
+    // Another writer's are before the cut, whatever their LSN.
+    let other = Writer { instance: InstanceId(13), ..WRITER };
+    let mut foreign = log(vec![Some(Entry::Batch { writer: other, time_ms: 0, items: vec![rows(90, &[1, 2])] })]);
+    foreign[0].1 = Some(Entry::Open { writer: other, time_ms: 0 }.encode());
+    assert_eq!(run_with(&foreign, HERE, Some(&replacement)).0, ["2@2"]);
+}
+
+#[test]
+fn the_cut_may_lie_within_an_entry_that_is_done_in_parts() {
+    let items = vec![
+        commit(20, false, &[relation(), insert(1), ddl(), insert(2)]),
+        commit(30, false, &[insert(3), ddl()]),
+        commit(40, false, &[insert(1)]),
+    ];
+    let (plans, _) = run_with(&log(vec![batch(items)]), HERE, Some(&replacement()));
+    // The first is the opening.
+    assert_eq!(plans, ["@1", "D2@1", "R3D@1", "1@2"]);
+}
+
+#[test]
+fn chunks_of_a_transaction_before_the_cut_are_filtered_when_they_are_read_again() {
+    let chunk = |xid| Item::Chunk { xid, messages: messages(&[relation(), insert(1)]) };
+    let entries = |end| log(vec![batch(vec![chunk(end), commit(u64::from(end), true, &[relation(), insert(1), insert(2)])])]);
+    assert_eq!(run_with(&entries(20), HERE, Some(&replacement())).0, ["@1", "cC[2]2@2"]);
+    assert_eq!(run_with(&entries(21), HERE, Some(&replacement())).0, ["@1", "RC[2]12@2"]);
+}
+
 #[test]
 fn what_cannot_be_read_is_an_error() {
     let mut relations = Relations::default();
-    let mut planned = |items| plan(HERE, &State::default(), &log(vec![batch(items)]), Mode::Net, &mut relations).err();
+    let mut planned = |items| plan(HERE, &State::default(), &log(vec![batch(items)]), Mode::Net, None, &mut relations).err();
     assert_eq!(planned(vec![commit(1, false, &[insert(1)])]), Some(Error::UnknownRelation(5)));
     assert_eq!(planned(vec![commit(1, true, &[])]), Some(Error::ChunksUnknown(1)));
     assert_eq!(planned(vec![commit(1, false, &[b"B".to_vec()])]), Some(Error::Message(pgoutput::Error::Short)));
