@@ -5,7 +5,9 @@
 //! | `GET /v1/status` | [`NodeStatus`] |
 //! | `GET /v1/status/stream` | [`NodeStatus`] as a line of JSON, now and on every change, at least every second |
 //! | `GET /v1/cluster` | [`ClusterStatus`]: what this node knows of its group, asking every peer |
-//! | `GET /v1/committed` | [`Committed`]; 503 unless this node is the open leader under a valid lease |
+//! | `GET /v1/committed` | [`Committed`]; 503 unless this node leads, as a majority has just confirmed |
+//! | `GET /v1/lease` | [`Lease`]: for how long nobody else can lead |
+//! | `GET /v1/outcome?node=N&epoch=E&xid=X&after=I` | [`Outcome`] of the transaction with this id, which ran on node N in its serving epoch E and was not committed at index I |
 //! | `GET /v1/checksum?index=N` | [`Checksums`] once this node has applied N; 504 if it has not within 10 s |
 //! | `POST /v1/switchover` | [`Switchover`]; 409 with [`Problem`] where the target cannot take over |
 //! | `GET /healthz`, `/readyz`, `/metrics` | 200 where the process lives; 200 where the node is open; Prometheus text |
@@ -96,6 +98,29 @@ pub struct ClusterStatus {
 pub struct Committed {
     pub group: GroupId,
     pub index: LogIndex,
+}
+
+/// The leader's lease. Whoever asks counts from when it asked, on its own clock: then no delay of the answer can make it longer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lease {
+    /// The serving epoch that it is for; absent on a node that is not the open leader.
+    pub epoch: Option<Epoch>,
+    /// Nobody else leads for this long; 0 where that is not known.
+    pub left_ms: u64,
+}
+
+/// What the log says about a transaction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "outcome", rename_all = "snake_case")]
+pub enum Outcome {
+    /// Decided, at this index or before.
+    Committed { index: LogIndex },
+    /// Its effects are in no prefix of the log, and never will be.
+    RolledBack,
+    /// Not known here yet: ask again, or the next leader.
+    Pending,
+    /// This log cannot tell any more.
+    Unknown,
 }
 
 /// Order-independent digest of each table at one index.

@@ -12,6 +12,8 @@ pub const ORIGIN: &str = "howdah";
 pub const SCHEMA: &str = "howdah";
 /// Role with which proxies ask for password verifiers.
 pub const PROXY_ROLE: &str = "howdah_proxy";
+/// Clocks of two machines are taken to run at rates that differ by less than one part in this many. Quartz is a hundred times better.
+pub const CLOCK_DRIFT_PARTS: u32 = 100;
 /// Prefix of the session settings that the proxy understands.
 pub const SETTING_PREFIX: &str = "howdah.";
 /// The oldest server that is taken: 15.13 closed a start-up race in which commits did not wait for the gate.

@@ -4,6 +4,7 @@ mod acquire;
 pub(crate) mod connection;
 mod handshake;
 pub(crate) mod link;
+mod outcome;
 mod relay;
 
 use crate::auth::MockSecret;
@@ -18,9 +19,13 @@ use crate::routing::positions::Positions;
 use link::Registry;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
+use tokio::sync::Semaphore;
 
 /// Startup parameters whose ParameterStatus is remembered, per worker.
 const GREETINGS_MAX: usize = 1024;
+
+/// Questions to the leader's sidecar about lost commits, at one time, per worker.
+const OUTCOME_QUESTIONS_MAX: usize = 16;
 
 /// What a server reports at the start of a connection, by role and startup parameters.
 type Greetings = HashMap<(Arc<str>, Arc<ServerParameters>), Greeting>;
@@ -39,6 +44,7 @@ pub(crate) struct Worker {
     pub(crate) pools: Pools,
     pub(crate) tools: Tools,
     pub(crate) mock: Arc<MockSecret>,
+    outcome_slots: Semaphore,
     greetings: Mutex<Greetings>,
 }
 
@@ -47,7 +53,8 @@ impl Worker {
         let Shared { config, metrics, registry, roles, positions, routes, cache, mock } = shared;
         Self {
             pools: Pools::new(config.pool_size_per_worker(), Arc::clone(&metrics)),
-            tools: Tools::new(cache),
+            tools: Tools::new(cache, config.autocommit_outcomes),
+            outcome_slots: Semaphore::new(OUTCOME_QUESTIONS_MAX),
             greetings: Mutex::default(),
             config,
             metrics,

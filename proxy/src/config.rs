@@ -53,6 +53,10 @@ pub struct Config {
     /// How long a read waits for a follower that has caught up, before it goes to the leader.
     #[serde(default = "default_wait_ms")]
     pub wait_ms: u64,
+    /// Writes in autocommit by the extended protocol, too, can be looked up in the log when their server dies under them. That costs one more
+    /// packet from the server for each; without it they are answered 08007.
+    #[serde(default = "default_autocommit_outcomes")]
+    pub autocommit_outcomes: bool,
     /// Opening one server connection, login included.
     #[serde(default = "default_connect_ms")]
     pub connect_ms: NonZeroU64,
@@ -89,6 +93,10 @@ fn default_admin_listen() -> SocketAddr {
 
 fn default_database() -> String {
     "postgres".to_owned()
+}
+
+const fn default_autocommit_outcomes() -> bool {
+    true
 }
 
 const fn size(value: usize) -> NonZeroUsize {

@@ -54,6 +54,10 @@ metrics! {
     "counter" retries_leader_total "howdah_proxy_retries_leader_total" "Reads that a follower refused as writes and that ran on the leader.";
     "counter" retries_lost_total "howdah_proxy_retries_lost_total" "Units that ran again because their server connection was lost.";
     "counter" transactions_lost_total "howdah_proxy_transactions_lost_total" "Open transactions and commits whose server connection was lost.";
+    "counter" outcomes_committed_total "howdah_proxy_outcomes_committed_total" "Commits whose answer was lost, and that the log says were committed.";
+    "counter" outcomes_rolled_back_total "howdah_proxy_outcomes_rolled_back_total" "Commits whose answer was lost, and that the log says can never be.";
+    "counter" outcomes_unknown_total "howdah_proxy_outcomes_unknown_total" "Commits whose answer was lost, and of which the log could not tell.";
+    "counter" lease_waits_total "howdah_proxy_lease_waits_total" "Waits for a leader that has a majority behind it.";
     "counter" leader_waits_total "howdah_proxy_leader_waits_total" "Waits for a leader.";
     "counter" leader_wait_timeouts_total "howdah_proxy_leader_wait_timeouts_total" "Waits for a leader that ended without one.";
     "counter" follower_waits_total "howdah_proxy_follower_waits_total" "Waits for a follower to catch up.";

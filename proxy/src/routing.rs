@@ -3,10 +3,12 @@
 //! ```text
 //!   sidecar --NDJSON--> follow(place) --\
 //!   sidecar --NDJSON--> follow(place) ---+--> View (replaced on every change, watched by whoever waits)
-//!   sidecar --NDJSON--> follow(place) --/
+//!   sidecar --NDJSON--> follow(place) --/       |
+//!   leader  <--------- leases::follow ----------'
 //! ```
 
 pub(crate) mod http;
+mod leases;
 pub(crate) mod positions;
 
 use crate::clock;
@@ -50,6 +52,7 @@ impl Routes {
     pub(crate) fn start(sidecars: &[String]) -> Self {
         let (sender, routes) = Self::fixed(View::new(sidecars.len()));
         let sender = Arc::new(sender);
+        tokio::spawn(leases::follow(routes.clone(), Arc::clone(&sender)));
         for (place, address) in sidecars.iter().enumerate() {
             tokio::spawn(follow(place, address.clone(), Arc::clone(&sender)));
         }
@@ -69,6 +72,13 @@ impl Routes {
             self.cached = Arc::clone(&self.receiver.borrow_and_update());
         }
         Arc::clone(&self.cached)
+    }
+
+    /// Waits until the view is as wanted, at most for `limit`.
+    pub(crate) async fn until(&mut self, limit: Duration, wanted: impl Fn(&View) -> bool) {
+        // Whichever came first: the caller looks again.
+        let _ = tokio::time::timeout(limit, self.receiver.wait_for(|view| wanted(view))).await;
+        self.cached = Arc::clone(&self.receiver.borrow_and_update());
     }
 
     /// Waits until the view is another than [`Self::view`] gave last, at most for `limit`.

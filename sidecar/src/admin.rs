@@ -24,6 +24,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 pub mod client;
 mod listener;
 pub mod metrics;
+pub mod outcome;
 
 pub use listener::serve;
 
@@ -56,6 +57,7 @@ pub struct Admin {
     pub raft: raft::Handle,
     pub commands: mpsc::Sender<Command>,
     pub seed: seed::Source,
+    pub asker: outcome::Asker,
     pub repair: repair::Source,
     pub metrics: metrics::Metrics,
 }
@@ -68,7 +70,16 @@ impl Admin {
         }
         let public = matches!(
             path.as_str(),
-            "/healthz" | "/readyz" | "/metrics" | "/v1/status" | "/v1/status/stream" | "/v1/cluster" | "/v1/committed" | "/v1/checksum"
+            "/healthz"
+                | "/readyz"
+                | "/metrics"
+                | "/v1/status"
+                | "/v1/status/stream"
+                | "/v1/cluster"
+                | "/v1/committed"
+                | "/v1/lease"
+                | "/v1/outcome"
+                | "/v1/checksum"
         );
         if !public && request.headers().get(SECRET_HEADER).is_none_or(|shown| shown.as_bytes() != self.secret.as_bytes()) {
             return problem(
@@ -85,6 +96,8 @@ impl Admin {
             (&Method::GET, "/v1/status/stream") => self.stream(),
             (&Method::GET, "/v1/cluster") => self.cluster().await,
             (&Method::GET, "/v1/committed") => self.committed().await,
+            (&Method::GET, "/v1/lease") => self.lease(),
+            (&Method::GET, "/v1/outcome") => self.outcome(request.uri().query().unwrap_or_default()).await,
             (&Method::GET, "/v1/checksum") => self.checksum(request.uri().query().unwrap_or_default()).await,
             (&Method::GET, "/v1/seed") => {
                 let role = self.status.borrow().role;

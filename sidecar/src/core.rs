@@ -7,6 +7,8 @@ pub mod decisions;
 pub mod divergence;
 pub mod entry;
 pub mod lag;
+pub mod lease;
+pub mod outcomes;
 pub mod pgoutput;
 pub mod role;
 pub mod rollback;

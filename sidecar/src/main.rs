@@ -4,7 +4,7 @@ use anyhow::{Context, Result};
 use clap::Parser;
 use howdah_protocol::admin::{NodeStatus, Role};
 use howdah_protocol::{LogIndex, Term};
-use howdah_sidecar::admin::{self, Admin, metrics::Metrics};
+use howdah_sidecar::admin::{self, Admin, metrics::Metrics, outcome::Asker};
 use howdah_sidecar::config::Config;
 use howdah_sidecar::pg::server::Server;
 use howdah_sidecar::raft;
@@ -73,6 +73,7 @@ async fn run(config: Config) -> Result<()> {
         raft: raft.clone(),
         commands,
         seed: Source::new(Server::target(&config), config.postgres.bin_dir.clone()),
+        asker: Asker::new(Server::target(&config)),
         repair: repair::Source::new(Server::target(&config)),
         metrics: Metrics::new(),
     };

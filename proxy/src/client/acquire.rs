@@ -9,7 +9,7 @@ use crate::core::replica::{self, Choice};
 use crate::core::session::Need;
 use crate::core::view::{Node, Serving};
 use crate::wire::build::Report;
-use howdah_protocol::{Consistency, NodeId, sqlstate};
+use howdah_protocol::{Consistency, NodeId, Replication, sqlstate};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -36,6 +36,8 @@ struct Patience {
     leader_only: bool,
     /// In the metrics.
     counted: bool,
+    /// The leader was there, but not under a lease.
+    unleased: bool,
     /// Nodes that could not be reached, counted.
     failures: u32,
     last_error: Option<backend::Error>,
@@ -44,9 +46,21 @@ struct Patience {
 impl Connection {
     /// A server connection for a unit, brought to the session's settings.
     pub(super) async fn acquire(&mut self, need: Need) -> Result<Box<Lease>, Report> {
+        // A commit that waits for a majority would wait on the leader for as long as there is none; here the wait has an end. One that does
+        // not wait for it runs.
+        let leased = match need {
+            Need::Leader(_) => self.session.vars.replication() == Replication::Sync,
+            Need::Read(mode) => mode == Consistency::Linearizable,
+        };
+        self.acquire_where(need, leased).await
+    }
+
+    async fn acquire_where(&mut self, need: Need, leased: bool) -> Result<Box<Lease>, Report> {
         let mut patience = Patience::new();
         loop {
             let next = match need {
+                Need::Leader(why) if leased => self.leased_leader(why, &mut patience),
+                Need::Read(_) if leased => self.leased_leader("leader: linearizable", &mut patience),
                 Need::Leader(why) => self.leader(why),
                 Need::Read(mode) => self.read_target(mode, &mut patience).await,
             };
@@ -82,7 +96,7 @@ impl Connection {
     pub(super) async fn acquire_any(&mut self) -> Result<Box<Lease>, Report> {
         let now = clock::now();
         let has_leader = self.routes.view().leader(now).is_some();
-        self.acquire(if has_leader { Need::Leader("leader: login") } else { Need::Read(Consistency::Eventual) }).await
+        self.acquire_where(if has_leader { Need::Leader("leader: login") } else { Need::Read(Consistency::Eventual) }, false).await
     }
 
     fn attached(&mut self, serving: Serving, why: &'static str) {
@@ -96,6 +110,43 @@ impl Connection {
     fn leader(&mut self, why: &'static str) -> Next {
         let view = self.routes.view();
         view.leader(clock::now()).map_or(Next::Wait, |node| using(node, why))
+    }
+
+    /// The leader, while nobody else can lead.
+    fn leased_leader(&mut self, why: &'static str, patience: &mut Patience) -> Next {
+        let now = clock::now();
+        let view = self.routes.view();
+        let Some(node) = view.leader(now) else { return Next::Wait };
+        if node.serving().is_some_and(|serving| view.is_leased(serving, now)) {
+            return using(node, why);
+        }
+        if !patience.unleased {
+            patience.unleased = true;
+            self.worker.metrics.lease_waits_total.add(1);
+        }
+        Next::Wait
+    }
+
+    /// Waits, between two units on a leader's connection, until nobody else can lead. False when this connection is of no more use.
+    pub(super) async fn await_lease(&mut self, serving: Serving) -> bool {
+        let since = clock::now();
+        let vars = &self.session.vars;
+        let leased = serving.leads && (vars.consistency() == Consistency::Linearizable || vars.replication() == Replication::Sync);
+        if !leased || self.routes.view().is_leased(serving, since) {
+            return true;
+        }
+        self.worker.metrics.lease_waits_total.add(1);
+        loop {
+            let left = self.worker.config.queue().saturating_sub(clock::now().since(since));
+            let view = self.routes.view();
+            if left.is_zero() || self.link().is_cut() || view.has_ceased(serving) {
+                return false;
+            }
+            if view.is_leased(serving, clock::now()) {
+                return true;
+            }
+            self.routes.changed(left.min(RETRY_PAUSE)).await;
+        }
     }
 
     /// Where a read of this mode goes now.
@@ -185,7 +236,9 @@ impl Connection {
     fn give_up(&mut self, patience: &Patience) -> Report {
         let waited = self.worker.config.queue_ms;
         let has_leader = self.routes.view().leader(clock::now()).is_some();
-        let report = if has_leader {
+        let report = if has_leader && patience.unleased {
+            Report::new(sqlstate::CANNOT_CONNECT_NOW, format!("the leader has no majority behind it: waited {waited} ms"))
+        } else if has_leader {
             Report::new(sqlstate::CANNOT_CONNECT_NOW, format!("no server connection after waiting {waited} ms"))
         } else {
             Report::new(sqlstate::CANNOT_CONNECT_NOW, format!("the group has no leader: waited {waited} ms"))
@@ -269,7 +322,7 @@ fn next_random(state: u64) -> u64 {
 
 impl Patience {
     fn new() -> Self {
-        Self { since: clock::now(), leader_only: false, counted: false, failures: 0, last_error: None }
+        Self { since: clock::now(), leader_only: false, counted: false, unleased: false, failures: 0, last_error: None }
     }
 
     fn failed(&mut self, error: backend::Error) {

@@ -5,11 +5,13 @@
 
 use super::connection::{Connection, End, shutting_down};
 use super::link::{Attached, Link};
+use super::outcome::InDoubt;
 use crate::backend::pool::Lease;
 use crate::clock;
 use crate::core::session::{Answer, Loss, Session, Stop};
 use crate::wire::TxStatus;
 use crate::wire::buffer::{Buffer, CHUNK_BYTES};
+use howdah_protocol::LogIndex;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -63,6 +65,10 @@ struct Relay<'a> {
     input_waits: bool,
     /// Counted as pinned.
     pinned: bool,
+    /// A unit has run on this connection: what comes next was not looked at when the connection was chosen.
+    used: bool,
+    /// The group's log had this position when the connection was taken, so whatever is committed on it lies behind.
+    log_index: LogIndex,
 }
 
 /// Runs units on this connection until the session needs it no longer.
@@ -75,16 +81,25 @@ pub(super) async fn run(connection: &mut Connection, lease: Box<Lease>) -> Resul
         connection.link().cut_if_superseded(&view, clock::now());
     }
     connection.server_out.clear();
-    let mut relay = Relay { connection, lease, sent: 0, unit_sent: false, want: 1, blocked: false, input_waits: false, pinned: false };
+    let log_index = view.node(server.serving.node).map(|node| node.status.committed_index).unwrap_or_default();
+    let mut relay = Relay {
+        connection,
+        lease,
+        sent: 0,
+        unit_sent: false,
+        want: 1,
+        blocked: false,
+        input_waits: false,
+        pinned: false,
+        used: false,
+        log_index,
+    };
     let mut step = relay.client_bytes().await;
     loop {
         match step {
             Ok(Step::Go) => {}
             Ok(Step::Stop(outcome)) => return Ok(outcome_of(relay, outcome).await),
-            Ok(Step::Lost(detail)) => match relay.lost(detail.as_deref()) {
-                Ok(outcome) => return Ok(outcome),
-                Err(end) => return Err(relay.leave(end)),
-            },
+            Ok(Step::Lost(detail)) => return relay.lost(detail.as_deref()).await,
             Err(end) => return Err(relay.leave(end)),
         }
         step = match relay.next().await {
@@ -128,6 +143,12 @@ impl Relay<'_> {
             if self.connection.link().is_cancelling() {
                 self.blocked = true;
                 return Ok(Step::Go);
+            }
+            if self.used && !self.connection.session.is_busy() && !self.connection.input.fresh().is_empty() {
+                let serving = self.lease.connection.serving;
+                if !self.connection.await_lease(serving).await {
+                    return Ok(Step::Lost(Some("it has no majority of its group behind it, or leads no more".to_owned())));
+                }
             }
             let Connection { session, input, worker, server_out, .. } = &mut *self.connection;
             let fresh_unit = !session.is_busy();
@@ -176,6 +197,7 @@ impl Relay<'_> {
     }
 
     fn unit_end(&mut self) -> Result<Step, End> {
+        self.used = true;
         let link = self.connection.link();
         link.guard(false);
         self.connection.session.positions.saw = Some(self.lease.connection.serving);
@@ -208,21 +230,32 @@ impl Relay<'_> {
         Ok(Step::Go)
     }
 
-    fn lost(&mut self, detail: Option<&str>) -> Result<Outcome, End> {
+    /// The server connection is gone. A commit that may have been under way is looked up in the log, while the client waits.
+    async fn lost(mut self, detail: Option<&str>) -> Result<Outcome, End> {
         let Connection { session, input, registered, worker, .. } = &mut *self.connection;
         registered.link.detach();
         match session.lose(self.unit_sent, &mut self.lease.connection.input, detail) {
             Loss::Again => {
                 session.rewind(input);
-                Ok(Outcome::Again)
+                return Ok(Outcome::Again);
             }
-            Loss::Told => {
-                worker.metrics.transactions_lost_total.add(1);
-                input.release_kept();
-                Ok(Outcome::Done)
+            Loss::Told => {}
+            Loss::End(report) => return Err(self.leave(End::Report(report))),
+            Loss::Ask(xid) => {
+                let in_doubt = InDoubt { serving: self.lease.connection.serving, xid, after: self.log_index };
+                let Relay { connection, lease, .. } = self;
+                // A backend that lives on must see that nobody waits for it.
+                drop(lease);
+                let fate = connection.fate(in_doubt).await;
+                connection.session.settle(fate, detail);
+                connection.worker.metrics.transactions_lost_total.add(1);
+                connection.input.release_kept();
+                return Ok(Outcome::Done);
             }
-            Loss::End(report) => Err(End::Report(report)),
         }
+        worker.metrics.transactions_lost_total.add(1);
+        input.release_kept();
+        Ok(Outcome::Done)
     }
 
     /// Moves bytes until something is to be decided.

@@ -18,6 +18,7 @@ mod answer;
 mod extended;
 mod local;
 mod loss;
+mod outcome;
 mod plan;
 mod simple;
 mod translate;
@@ -27,6 +28,7 @@ mod tests;
 
 pub(crate) use answer::Answer;
 pub(crate) use loss::Loss;
+pub(crate) use outcome::Fate;
 pub(crate) use plan::{Demand, Need, Plan};
 pub(crate) use translate::Stop;
 
@@ -40,7 +42,7 @@ use crate::sql::{Cache, Classified, PinReasons};
 use crate::wire::TxStatus;
 use crate::wire::buffer::Buffer;
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 /// Bytes of translated messages that wait for the server before more of the client's are taken.
 pub(crate) const SERVER_OUT_HIGH_BYTES: usize = 256 * 1024;
@@ -68,11 +70,15 @@ pub(crate) struct Tools {
     pub(crate) cache: Arc<Cache>,
     interner: Mutex<Interner>,
     templates: Mutex<Templates>,
+    /// The question for a transaction's id.
+    ask: OnceLock<Arc<Statement>>,
+    /// It is put in front of the end of a write in autocommit, too.
+    asks_in_autocommit: bool,
 }
 
 impl Tools {
-    pub(crate) fn new(cache: Arc<Cache>) -> Self {
-        Self { cache, interner: Mutex::default(), templates: Mutex::default() }
+    pub(crate) fn new(cache: Arc<Cache>, asks_in_autocommit: bool) -> Self {
+        Self { cache, interner: Mutex::default(), templates: Mutex::default(), ask: OnceLock::new(), asks_in_autocommit }
     }
 
     fn classify(&self, text: &[u8]) -> Arc<Classified> {
@@ -114,6 +120,10 @@ pub(crate) struct Session {
     lost: Option<LostTransaction>,
     /// Something was written since the transaction began.
     wrote: bool,
+    /// Something was done since then that a commit makes last: more than [`Self::wrote`] notes, NOTIFY and LOCK too.
+    touched: bool,
+    /// The id that the server has given to the transaction, with its epoch, as far as it is known.
+    xid: Option<u64>,
     message_bytes_max: usize,
 }
 
@@ -143,6 +153,12 @@ struct Unit {
     copy_in: bool,
     held: bool,
     held_from: usize,
+    /// What was sent of it will have done this.
+    foreseen: outcome::Foreseen,
+    /// Its answers come before its commit is decided.
+    asks_ahead: bool,
+    /// Bytes of answers so far.
+    ahead: usize,
     /// The follower refused it as a write: run it on the leader, and let nothing of this answer through.
     refused_as_write: bool,
 }
@@ -159,14 +175,21 @@ enum Expect {
     Bind {
         shown: bool,
     },
-    Describe,
+    Describe {
+        what: u8,
+        of: Option<Arc<Statement>>,
+    },
     Execute(Option<Arc<Statement>>),
     /// An Execute of the proxy's own.
     HiddenExecute,
+    /// The question for the transaction's id.
+    Xid,
     Close {
         shown: bool,
     },
     Sync,
+    /// A Sync of the proxy's own, in a block.
+    HiddenSync,
     Query(Script),
     FunctionCall,
 }
@@ -243,6 +266,8 @@ impl Session {
             pass_dropped: false,
             lost: None,
             wrote: false,
+            touched: false,
+            xid: None,
             message_bytes_max,
         }
     }
@@ -296,6 +321,7 @@ impl Session {
             // In a transaction or on a pinned connection there is no other place to run it.
             held: idle && self.pins.is_empty(),
             held_from: self.out.len(),
+            foreseen: outcome::Foreseen { block: !idle, ..outcome::Foreseen::default() },
             ..Unit::default()
         };
     }
@@ -313,7 +339,14 @@ impl Session {
                 self.positions.wrote(self.vars.replication() == howdah_protocol::Replication::Sync);
                 self.wrote = false;
             }
+            self.forget_transaction();
         }
+    }
+
+    /// Another transaction begins, with an id of its own.
+    fn forget_transaction(&mut self) {
+        self.touched = false;
+        self.xid = None;
     }
 
     /// Prepares to run the unit again from its first byte.
@@ -325,6 +358,7 @@ impl Session {
         self.out.truncate(self.unit.held_from);
         self.vars.rollback();
         self.wrote = false;
+        self.forget_transaction();
         self.skipping = false;
         (self.pass, self.pass_dropped) = (0, false);
         self.unit = Unit::default();

@@ -2,9 +2,13 @@
 //!
 //! A value that is replaced as a whole on every change. Invariant: `topology` changes whenever a server connection that was right may
 //! have become wrong (role, openness, epoch, address), and not when only positions moved.
+//!
+//! A leader is used for what must be current only under its **lease**: the time in which nobody else can lead. It is counted from the
+//! moment at which this proxy asked for it, so that an answer that came late is a short lease and never a long one.
 
 use crate::clock::Millis;
 use howdah_protocol::admin::{NodeStatus, Role};
+use howdah_protocol::settings::CLOCK_DRIFT_PARTS;
 use howdah_protocol::{Epoch, GroupId, NodeId};
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,6 +32,14 @@ pub(crate) struct Node {
 pub(crate) struct View {
     nodes: Vec<Option<Node>>,
     pub(crate) topology: u64,
+    lease: Option<Lease>,
+}
+
+/// Until when nobody but this leader leads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Lease {
+    of: Serving,
+    until: Millis,
 }
 
 /// What identifies a use of a node: its opening, and whether it leads.
@@ -57,7 +69,32 @@ impl Node {
 
 impl View {
     pub(crate) fn new(sidecars: usize) -> Self {
-        Self { nodes: vec![None; sidecars], topology: 0 }
+        Self { nodes: vec![None; sidecars], topology: 0, lease: None }
+    }
+
+    /// The leader said that nobody else leads for `left_ms` more, to a question that was put at `asked`.
+    pub(crate) fn lease(&mut self, of: Serving, asked: Millis, left_ms: u64) {
+        let sure = left_ms - left_ms / u64::from(CLOCK_DRIFT_PARTS);
+        let until = Millis(asked.0.saturating_add(sure));
+        let known = self.lease.filter(|known| known.of == of).map_or(Millis(0), |known| known.until);
+        self.lease = Some(Lease { of, until: known.max(until) });
+    }
+
+    /// Nobody but this leader can lead now. The time now may be up to a millisecond later than `now` says.
+    pub(crate) fn is_leased(&self, serving: Serving, now: Millis) -> bool {
+        self.lease.is_some_and(|lease| lease.of == serving && now.0 + 1 < lease.until.0)
+    }
+
+    /// Who can grant a lease: the leader, also while it is closed to new statements because it is about to hand over.
+    pub(crate) fn lessor(&self, now: Millis) -> Option<(&Node, Serving)> {
+        let leads = |node: &&Node| node.status.role == Role::Leader && node.is_fresh(now);
+        let node = self.nodes().filter(leads).max_by_key(|node| (node.status.term, node.heard))?;
+        Some((node, Serving { node: node.status.id, epoch: node.status.epoch?, leads: true }))
+    }
+
+    /// The leader that this connection was opened to leads no more, or says that it was opened anew.
+    pub(crate) fn has_ceased(&self, serving: Serving) -> bool {
+        self.node(serving.node).is_none_or(|node| node.status.role != Role::Leader || node.status.epoch != Some(serving.epoch))
     }
 
     pub(crate) fn nodes(&self) -> impl Iterator<Item = &Node> {
@@ -198,6 +235,27 @@ pub(crate) mod tests {
         reopened.epoch = Some(Epoch(7));
         view.heard(0, reopened, Millis(2));
         assert_eq!(view.topology, before + 1);
+    }
+
+    #[test]
+    fn a_lease_is_counted_from_the_question_and_belongs_to_one_opening() {
+        let serving = Serving { node: NodeId(1), epoch: Epoch(101), leads: true };
+        let mut view = view(vec![status(1, Role::Leader, 3, 9)]);
+        assert!(!view.is_leased(serving, Millis(0)), "nothing was granted");
+        view.lease(serving, Millis(1000), 300);
+        assert!(view.is_leased(serving, Millis(1295)));
+        assert!(!view.is_leased(serving, Millis(1296)), "a clock may be slow, and the time now is cut off");
+        view.lease(serving, Millis(1050), 0);
+        assert!(view.is_leased(serving, Millis(1295)), "what was granted stays");
+        assert!(!view.is_leased(Serving { epoch: Epoch(7), ..serving }, Millis(1100)));
+        let mut closed = status(1, Role::Leader, 3, 9);
+        closed.open = false;
+        view.heard(0, closed, Millis(1100));
+        assert_eq!(view.leader(Millis(1100)).map(|node| node.status.id), None, "nothing new is sent there");
+        assert_eq!(view.lessor(Millis(1100)).map(|(_, serving)| serving), Some(serving), "what is open may go on until it hands over");
+        assert!(!view.has_ceased(serving));
+        view.heard(0, status(1, Role::Demoting, 3, 9), Millis(1100));
+        assert!(view.has_ceased(serving) && view.lessor(Millis(1100)).is_none());
     }
 
     #[test]

@@ -22,7 +22,7 @@ async fn kill_server_of(client: &Client, marker: &str) {
     .await;
 }
 
-async fn named(proxy: &Proxy, name: &str) -> Client {
+pub async fn named(proxy: &Proxy, name: &str) -> Client {
     let mut settings = proxy.settings();
     settings.application_name(name);
     proxy.connect_with(&settings).await
@@ -117,7 +117,7 @@ async fn a_read_in_flight_runs_again() {
     assert_eq!(proxy.metric("howdah_proxy_retries_lost_total"), 1);
 }
 
-async fn wait_until_asleep(name: &str) {
+pub async fn wait_until_asleep(name: &str) {
     eventually("the statement runs", async || {
         let sql = format!("SELECT count(*) FROM pg_stat_activity WHERE application_name = '{name}' AND wait_event = 'PgSleep'");
         (postgres().psql("postgres", &sql) == "1").then_some(())

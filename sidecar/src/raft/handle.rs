@@ -11,6 +11,8 @@ use super::server::{Body, Server};
 use super::store::LogStore;
 use super::types::{Address, LeaderId, Raft, Vote, counted};
 use crate::core::decisions::Decisions;
+use crate::core::lease;
+use crate::core::outcomes::{Question, Verdict};
 use bytes::Bytes;
 use howdah_protocol::{LogIndex, NodeId, Term};
 use hyper::body::Incoming;
@@ -19,6 +21,7 @@ use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{LinearizableReadError, RaftError};
 use openraft::{Instant, ReadPolicy};
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::watch;
@@ -45,6 +48,8 @@ pub(crate) struct Inner {
     pub(crate) network: Network,
     pub(crate) server: Server,
     pub(crate) role: watch::Receiver<RaftRole>,
+    /// A hand-over has begun: an election that goes around the lease may come at any time.
+    pub(crate) yields: AtomicBool,
     pub(crate) tasks: Mutex<Vec<JoinHandle<()>>>,
     /// Kept open, and so locked, for as long as the log is.
     pub(crate) folder: Mutex<Option<super::marker::Folder>>,
@@ -57,6 +62,22 @@ impl Drop for Inner {
             task.abort();
         }
         self.network.close();
+    }
+}
+
+/// From the order to hand over until another node leads, or the attempt has failed or was given up.
+struct Yielding<'a>(&'a AtomicBool);
+
+impl<'a> Yielding<'a> {
+    fn begin(yields: &'a AtomicBool) -> Self {
+        yields.store(true, Ordering::Release);
+        Self(yields)
+    }
+}
+
+impl Drop for Yielding<'_> {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Release);
     }
 }
 
@@ -81,6 +102,25 @@ impl Handle {
     #[must_use]
     pub fn decisions(&self) -> (LogIndex, Decisions) {
         self.inner.machine.decisions()
+    }
+
+    /// What the decided log says about a transaction.
+    #[must_use]
+    pub fn outcome(&self, question: &Question) -> Verdict {
+        self.inner.machine.outcome(question)
+    }
+
+    /// For how long from now nobody else can have been elected by the time-outs; zero on a node that does not lead. Elections that go
+    /// around the lease are the exception (see `vigil`, and [`Handle::transfer_leader`]): both follow the end of the leader's service.
+    #[must_use]
+    pub fn lease_left(&self) -> Duration {
+        let me = self.inner.options.node;
+        if !self.inner.role.borrow().is_leader || self.inner.yields.load(Ordering::Acquire) {
+            return Duration::ZERO;
+        }
+        let alone = self.members().iter().filter(|member| member.voter).all(|member| member.node == me);
+        let age = if alone { Some(Duration::ZERO) } else { self.progress().quorum_ack_age };
+        lease::left(self.inner.options.timings.election_max, age)
     }
 
     /// Set when a leader's snapshot took this node past entries that it never had: its Postgres must be seeded again, from an index
@@ -183,6 +223,11 @@ impl Handle {
     /// openraft's hand-over has no end: until another node leads, the old leader refuses to write. Here it has: when the time is up,
     /// this node gives its leadership up by a vote of the next term (for the node that did not take it), and stands for election.
     pub async fn transfer_leader(&self, to: Option<NodeId>) -> Result<NodeId, TransferError> {
+        let _yielding = Yielding::begin(&self.inner.yields);
+        self.transfer(to).await
+    }
+
+    async fn transfer(&self, to: Option<NodeId>) -> Result<NodeId, TransferError> {
         let mut role = self.role();
         let term = role.borrow().term;
         let to = self.transfer_target(to)?;

@@ -8,6 +8,7 @@ use super::snapshot::{DecidedState, SNAPSHOT_LEN_MAX, SnapshotFile};
 use super::types::{RaftEntry, Snapshot, SnapshotMeta, StoredMembership, TypeConfig, Verdict, counted};
 use crate::core::decisions::{Decisions, Serving};
 use crate::core::entry::Entry;
+use crate::core::outcomes::{Outcomes, Question, Verdict as Fate};
 use bytes::Bytes;
 use futures::{Stream, StreamExt};
 use howdah_protocol::{LogIndex, Lsn, Term};
@@ -32,10 +33,25 @@ pub struct Decided {
     pub at: Instant,
 }
 
+/// What is kept in memory of the decided log.
+#[derive(Debug)]
+struct Known {
+    state: DecidedState,
+    /// Only of what was decided since the last snapshot: a restart fills it again from the log.
+    outcomes: Outcomes,
+}
+
+impl Known {
+    fn new(state: DecidedState) -> Self {
+        let outcomes = Outcomes::behind(index(&state), state.decisions.serving);
+        Self { state, outcomes }
+    }
+}
+
 /// Shared by openraft's worker, the snapshot builder and the handle.
 #[derive(Debug, Clone)]
 pub(crate) struct Machine {
-    state: Arc<Mutex<DecidedState>>,
+    known: Arc<Mutex<Known>>,
     decided: watch::Sender<Decided>,
     /// Where the last snapshot of a leader put this node, if one did since the start.
     installed: watch::Sender<Option<LogIndex>>,
@@ -50,7 +66,7 @@ impl Machine {
         };
         let decided = watch::Sender::new(Decided::of(&state));
         let installed = watch::Sender::new(None);
-        Ok(Self { state: Arc::new(Mutex::new(state)), decided, installed, file })
+        Ok(Self { known: Arc::new(Mutex::new(Known::new(state))), decided, installed, file })
     }
 
     pub(crate) fn decided(&self) -> watch::Receiver<Decided> {
@@ -62,25 +78,32 @@ impl Machine {
     }
 
     pub(crate) fn decisions(&self) -> (LogIndex, Decisions) {
-        let state = self.lock();
-        (index(&state), state.decisions.clone())
+        let state = &self.lock().state;
+        (index(state), state.decisions.clone())
     }
 
-    fn lock(&self) -> MutexGuard<'_, DecidedState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    /// What the decided log says about a transaction.
+    pub(crate) fn outcome(&self, question: &Question) -> Fate {
+        self.lock().outcomes.look_up(question)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn publish(&self) {
-        let decided = Decided::of(&self.lock());
+        let decided = Decided::of(&self.lock().state);
         self.decided.send_replace(decided);
     }
 
     fn admit(&self, entry: &RaftEntry) -> io::Result<bool> {
         let decoded = counted(entry).cloned().map(Entry::decode).transpose();
         let mut decoded = decoded.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
-        let mut state = self.lock();
-        if let Some(entry) = &mut decoded {
-            state.decisions.admit(entry);
+        let mut known = self.lock();
+        let Known { state, outcomes } = &mut *known;
+        if let Some(counts) = &mut decoded {
+            state.decisions.admit(counts);
+            outcomes.note(LogIndex(entry.log_id.index), counts);
         }
         if let EntryPayload::Membership(membership) = &entry.payload {
             state.membership = StoredMembership::new(Some(entry.log_id), membership.clone());
@@ -117,7 +140,7 @@ impl openraft::storage::RaftStateMachine<TypeConfig> for Machine {
     type SnapshotBuilder = Self;
 
     async fn applied_state(&mut self) -> io::Result<(Option<super::types::LogId>, StoredMembership)> {
-        let state = self.lock();
+        let state = &self.lock().state;
         Ok((state.applied, state.membership.clone()))
     }
 
@@ -151,7 +174,7 @@ impl openraft::storage::RaftStateMachine<TypeConfig> for Machine {
         state.membership = meta.last_membership.clone();
         self.write_file(state.encode()?).await?;
         let index = index(&state);
-        *self.lock() = state;
+        *self.lock() = Known::new(state);
         self.publish();
         self.installed.send_replace(Some(index));
         Ok(())
@@ -170,7 +193,7 @@ impl RaftSnapshotBuilder<TypeConfig> for Machine {
     type SnapshotData = Bytes;
 
     async fn build_snapshot(&mut self) -> io::Result<Snapshot> {
-        let state = self.lock().clone();
+        let state = self.lock().state.clone();
         let bytes = state.encode()?;
         self.write_file(bytes.clone()).await?;
         Ok(Snapshot { meta: state.meta(), snapshot: bytes })

@@ -16,6 +16,7 @@ use super::vigil::Vigil;
 use openraft::errors::{InitializeError, RaftError};
 use openraft::{Config, SnapshotPolicy};
 use std::collections::BTreeMap;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
@@ -47,7 +48,8 @@ pub async fn open(options: Options) -> Result<Handle, Error> {
     tasks.extend(keep_vigil(&options, &vigil, downs));
     let server = Server { identity, raft: raft.clone(), vigil };
     let (tasks, folder) = (Mutex::new(tasks), Mutex::new(Some(folder)));
-    Ok(Handle::new(Inner { options, raft, store, machine, network, server, role, tasks, folder }))
+    let yields = AtomicBool::new(false);
+    Ok(Handle::new(Inner { options, raft, store, machine, network, server, role, yields, tasks, folder }))
 }
 
 async fn open_files(options: Options) -> Result<(Folder, LogStore, Machine), Error> {

@@ -23,7 +23,15 @@ pub(super) struct ServingEpoch {
 
 impl ServingEpoch {
     pub(super) async fn begin(target: &Target) -> Result<Self, Error> {
-        let epoch = Epoch((rand::random::<u64>() >> (64 - EPOCH_BITS)).max(1));
+        Self::begin_as(target, Self::fresh()).await
+    }
+
+    /// A number that no opening has had.
+    pub(super) fn fresh() -> Epoch {
+        Epoch((rand::random::<u64>() >> (64 - EPOCH_BITS)).max(1))
+    }
+
+    pub(super) async fn begin_as(target: &Target, epoch: Epoch) -> Result<Self, Error> {
         let session = target.connect("howdah-epoch", "-c idle_session_timeout=0").await?;
         let key = (KEY_PREFIX << EPOCH_BITS | epoch.0).cast_signed();
         session.execute("SELECT pg_advisory_lock($1)", &[&key]).await?;

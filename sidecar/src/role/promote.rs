@@ -16,7 +16,7 @@ use crate::pg::access::Access;
 use crate::pg::replication;
 use crate::role::epoch::ServingEpoch;
 use howdah_protocol::admin::Role;
-use howdah_protocol::{Epoch, settings};
+use howdah_protocol::settings;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::time::{Instant, timeout};
 
@@ -55,7 +55,9 @@ impl Manager {
         }
         let slot_ms = begun.elapsed().as_millis();
 
-        let writer = Writer { node: self.config.node, instance: self.instance, epoch: Epoch(rand::random::<u64>() >> 16) };
+        // What proxies check on their connections is what the log knows the writer by, so that they can ask it about a transaction.
+        let epoch = self.epoch.as_ref().map_or_else(ServingEpoch::fresh, ServingEpoch::epoch);
+        let writer = Writer { node: self.config.node, instance: self.instance, epoch };
         let proposer = self.raft.proposer(raft_role.term);
         let open = Entry::Open { writer, time_ms: unix_ms() };
         let opened = timeout(OPEN_TIMEOUT, proposer.propose(open.encode())).await;
@@ -72,7 +74,7 @@ impl Manager {
         sequences::raise(&self.target, &decisions.sequences).await?;
         self.set_access(Access::Writes).await?;
         if self.epoch.is_none() {
-            self.epoch = Some(ServingEpoch::begin(&self.target).await?);
+            self.epoch = Some(ServingEpoch::begin_as(&self.target, epoch).await?);
         }
         let open_ms = begun.elapsed().as_millis();
         tracing::info!(applied_ms, slot_ms, attached_ms, open_ms, "promoted");

@@ -53,8 +53,17 @@ impl Session {
             if have < header.total && !(row && header.total > PASS_ABOVE_BYTES) {
                 return Answer::More(header.total - have);
             }
+            if row && matches!(self.queue.front(), Some(Expect::Xid)) {
+                if have < header.total {
+                    return Answer::More(header.total - have);
+                }
+                let body = &input.fresh()[HEADER_BYTES..header.total];
+                self.take_xid(body);
+                self.drop_message(input, header.total);
+                continue;
+            }
             if row {
-                self.unit.held = self.unit.held && self.unit.refused_as_write;
+                self.unit.held = self.unit.held && (self.unit.refused_as_write || self.holds_back(header.total));
                 self.pass = header.total;
                 self.pass_dropped = self.is_hidden();
                 continue;
@@ -81,7 +90,7 @@ impl Session {
     fn is_hidden(&self) -> bool {
         self.unit.refused_as_write
             || match self.queue.front() {
-                Some(Expect::HiddenExecute) => true,
+                Some(Expect::HiddenExecute | Expect::Xid) => true,
                 Some(Expect::Query(script)) => script.hidden,
                 _ => false,
             }
@@ -105,12 +114,12 @@ impl Session {
                 shown = *yes;
                 self.queue.pop_front();
             }
-            (b't', Some(Expect::Describe)) => {}
-            (b'T' | b'n', Some(Expect::Describe)) => {
+            (b't', Some(Expect::Describe { .. })) => {}
+            (b'T' | b'n', Some(Expect::Describe { .. })) => {
                 self.queue.pop_front();
             }
             (b'T', Some(Expect::Query(script))) => shown = !script.hidden,
-            (b'C', Some(Expect::Execute(_) | Expect::HiddenExecute | Expect::Query(_))) => {
+            (b'C', Some(Expect::Execute(_) | Expect::HiddenExecute | Expect::Xid | Expect::Query(_))) => {
                 let tag = body.strip_suffix(b"\0").unwrap_or(body).to_vec();
                 shown = self.completed(&tag, server);
             }
@@ -126,6 +135,10 @@ impl Session {
             }
             (b'H' | b'c', Some(Expect::Query(_) | Expect::Execute(_))) | (b'N' | b'A' | b'S', _) => {}
             (b'E', _) => return self.failed(header, server, input, tools),
+            (b'Z', Some(Expect::HiddenSync)) => {
+                self.queue.pop_front();
+                shown = false;
+            }
             (b'Z', Some(Expect::Sync | Expect::Query(_) | Expect::FunctionCall)) => {
                 let status = body.first().copied().and_then(TxStatus::from_byte);
                 return Some(self.ready(header, status, input));
@@ -134,7 +147,7 @@ impl Session {
         }
         // Completions travel with what follows; everything that says something to the client lets the answer out.
         let light = matches!(header.kind, b'1' | b'2' | b'3' | b't' | b'T' | b'n' | b'S');
-        self.unit.held = self.unit.held && (light || self.unit.refused_as_write);
+        self.unit.held = self.unit.held && (light || self.unit.refused_as_write || self.holds_back(header.total));
         if shown && !self.unit.refused_as_write {
             input.accept(header.total);
         } else {
@@ -216,7 +229,7 @@ impl Session {
         let mut undone = Vec::new();
         while let Some(expect) = self.queue.front() {
             match expect {
-                Expect::Sync => break,
+                Expect::Sync | Expect::HiddenSync => break,
                 Expect::Parse { statement, shown } => undone.push((std::sync::Arc::clone(statement), *shown)),
                 _ => {}
             }
@@ -286,10 +299,12 @@ impl Session {
                     self.vars.rollback();
                     self.wrote = false;
                 }
+                self.forget_transaction();
                 self.unit.block = *chain;
             }
             Kind::PrepareTransaction => {
                 self.vars.commit();
+                self.forget_transaction();
                 self.unit.block = false;
             }
             Kind::Savepoint(name) => self.vars.savepoint(name),

@@ -50,6 +50,7 @@ impl Session {
         if target.server.is_none() {
             return self.finish_local();
         }
+        self.ask_before_sync(target);
         target.out.extend_from_slice(whole);
         self.queue.push_back(Expect::Sync);
     }
@@ -72,6 +73,10 @@ impl Session {
         }
         let known = self.statements.get(name).filter(|known| *known.body == *said).cloned();
         let class = known.as_ref().map_or_else(|| target.tools.classify(text), |known| Arc::clone(&known.class));
+        if let Some(report) = self.unpreparable(&class) {
+            self.fail(&report, target);
+            return Ok(());
+        }
         let on_follower = target.server.as_deref().is_some_and(|server| server.read_only);
         if let Some(report) = self.refused(&class).or_else(|| super::simple::write_mode(&class, on_follower)) {
             self.fail(&report, target);
@@ -177,6 +182,10 @@ impl Session {
         } else {
             self.portals.get(name).cloned()
         };
+        if let Some(report) = statement.as_ref().filter(|_| *what == b'S').and_then(|one| self.unpreparable(&one.class)) {
+            self.fail(&report, target);
+            return Ok(());
+        }
         if let Some(statement) = statement.as_ref().filter(|one| self.is_own(&one.class) || self.lost.is_some()) {
             self.describe_own(&statement.class, *what == b'S');
             return Ok(());
@@ -185,9 +194,9 @@ impl Session {
             self.refuse_without_server(target);
             return Ok(());
         }
-        match statement.filter(|_| *what == b'S') {
+        match statement.as_ref().filter(|_| *what == b'S') {
             Some(statement) => {
-                self.ensure_prepared(&statement, target);
+                self.ensure_prepared(statement, target);
                 build::message(target.out, b'D', |out| {
                     out.push(b'S');
                     build::cstr(out, &statement.name);
@@ -195,7 +204,7 @@ impl Session {
             }
             None => target.out.extend_from_slice(whole),
         }
-        self.queue.push_back(Expect::Describe);
+        self.queue.push_back(Expect::Describe { what: *what, of: statement });
         Ok(())
     }
 
@@ -219,6 +228,9 @@ impl Session {
             self.refuse_without_server(target);
             return Ok(());
         }
+        if let Some(statement) = &statement {
+            self.foresee(&statement.class, target);
+        }
         target.out.extend_from_slice(whole);
         let capture = statement.as_ref().is_some_and(|one| one.class.statements.iter().any(|one| matches!(one.kind, Kind::GlobalDdl)));
         self.queue.push_back(Expect::Execute(statement));
@@ -233,13 +245,22 @@ impl Session {
         let body = [text.as_bytes(), &[0, 0, 0]].concat();
         let classify = || target.tools.classify(text.as_bytes());
         let statement = target.tools.interner().named(&body, classify);
-        self.ensure_prepared(&statement, target);
+        self.run_own(&statement, Expect::HiddenExecute, target);
+    }
+
+    pub(super) fn run_own(&mut self, statement: &Arc<Statement>, answer: Expect, target: &mut Target<'_>) {
+        self.execute_own_portal(statement, answer, target);
+        build::close(target.out, b'P', OWN_PORTAL);
+        self.queue.push_back(Expect::Close { shown: false });
+    }
+
+    /// Leaves the portal to the end of the transaction.
+    pub(super) fn execute_own_portal(&mut self, statement: &Arc<Statement>, answer: Expect, target: &mut Target<'_>) {
+        self.ensure_prepared(statement, target);
         build::bind(target.out, OWN_PORTAL, &statement.name);
         build::execute(target.out, OWN_PORTAL);
-        build::close(target.out, b'P', OWN_PORTAL);
         self.queue.push_back(Expect::Bind { shown: false });
-        self.queue.push_back(Expect::HiddenExecute);
-        self.queue.push_back(Expect::Close { shown: false });
+        self.queue.push_back(answer);
     }
 
     fn on_close(&mut self, body: &[u8], whole: &[u8], target: &mut Target<'_>) -> Result<(), Violation> {

@@ -234,18 +234,32 @@ impl Session {
         self.skipping = false;
     }
 
-    /// What PostgreSQL would answer in a transaction that failed with 40001.
-    pub(super) fn execute_lost(&mut self, class: &Classified) {
-        let Some(lost) = self.lost else { return };
-        let ends = class.only().map(|one| &one.kind);
-        let report = match ends {
+    /// Why this cannot be run, or prepared, any more: the transaction's server connection is lost. `None` for what ends it without an error.
+    fn refused_as_lost(&self, class: &Classified) -> Option<Report> {
+        let lost = self.lost?;
+        match class.only().map(|one| &one.kind) {
             Some(Kind::Rollback { .. }) => None,
             Some(Kind::Commit { .. }) if lost.told => None,
             _ if lost.told => {
                 Some(Report::new(IN_FAILED_TRANSACTION, "current transaction is aborted, commands ignored until end of transaction block"))
             }
             _ => Some(transaction_lost()),
-        };
+        }
+    }
+
+    /// Why this cannot be prepared any more: only a server could tell its parameters and columns. The end of a block has none.
+    pub(super) fn unpreparable(&self, class: &Classified) -> Option<Report> {
+        let ends_block = matches!(class.only().map(|one| &one.kind), Some(Kind::Commit { .. } | Kind::Rollback { .. }));
+        self.refused_as_lost(class).filter(|_| !ends_block)
+    }
+
+    /// What PostgreSQL would answer in a transaction that failed with 40001.
+    pub(super) fn execute_lost(&mut self, class: &Classified) {
+        if self.lost.is_none() {
+            return;
+        }
+        let report = self.refused_as_lost(class);
+        let ends = class.only().map(|one| &one.kind);
         let over = matches!(ends, Some(Kind::Rollback { .. } | Kind::Commit { .. }));
         self.lost = (!over).then_some(LostTransaction { told: true });
         self.status = if over { TxStatus::Idle } else { TxStatus::Failed };

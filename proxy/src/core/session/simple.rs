@@ -44,6 +44,7 @@ impl Session {
             self.refuse_without_server(target);
             return Ok(Flow::Done);
         }
+        self.ask_before_query(&class, target);
         self.send_query(text, class, own, target);
         Ok(Flow::Done)
     }

@@ -1,5 +1,7 @@
 //! The session over bytes: what a client sends, what a server would answer, what either is given.
 
+mod outcome;
+
 use super::*;
 use crate::core::params;
 use crate::core::server::ServerState;
@@ -23,7 +25,7 @@ impl Wire {
         let startup = params::read(vec![("user".into(), "u".into())]).expect("valid");
         Self {
             session: Session::new(&startup, MESSAGE_MAX),
-            tools: Tools::new(Arc::default()),
+            tools: Tools::new(Arc::default(), true),
             server: ServerState::new(false),
             from_client: Buffer::default(),
             from_server: Buffer::default(),
@@ -216,7 +218,9 @@ fn what_a_loss_means() {
             }
         }
     }
-    for (sql, code, status) in [("SELECT 1", "40001", 'E'), ("UPDATE t SET a = 1", "40001", 'E'), ("COMMIT", "08007", 'I')] {
+    for (sql, code, status) in
+        [("SELECT 1", "40001", 'E'), ("UPDATE t SET a = 1", "40001", 'E'), ("UPDATE t SET a = 1; COMMIT", "08007", 'I')]
+    {
         let mut wire = begun();
         wire.client(&query(sql));
         assert_eq!(wire.lose(true), Loss::Told);
@@ -279,9 +283,9 @@ fn commits_are_never_cancelled() {
 fn a_commit_whose_wait_was_cut_short_is_not_acknowledged() {
     let warning =
         made(|out| build::message(out, b'N', |out| out.extend_from_slice(b"SWARNING\0C01000\0Mcanceling\0RSyncRepWaitForLSN\0\0")));
-    let mut wire = begun();
-    wire.client(&query("COMMIT"));
-    let answer = wire.server(&[warning, complete("COMMIT"), ready(TxStatus::Idle)].concat());
+    let mut wire = Wire::new();
+    wire.client(&query("UPDATE t SET a = 1"));
+    let answer = wire.server(&[warning, complete("UPDATE 1"), ready(TxStatus::Idle)].concat());
     assert!(matches!(answer, Answer::Fatal { .. }), "{answer:?}");
     assert_eq!(wire.seen(), "");
     assert_eq!(wire.lose(true), Loss::Told);

@@ -117,6 +117,7 @@ impl Session {
         }
         self.unit.writes = true;
         self.wrote = true;
+        self.touched = true;
         target.out.extend_from_slice(whole);
         self.queue.push_back(Expect::FunctionCall);
     }
@@ -129,6 +130,7 @@ impl Session {
         let writes = class.parse_error || class.statements.iter().any(|one| may_write(&one.kind));
         self.unit.writes |= writes;
         self.wrote |= writes;
+        self.touched |= class.parse_error || class.statements.iter().any(|one| !is_passing(&one.kind));
         self.unit.commits |= class.parse_error || class.statements.iter().any(|one| ends_in_commit(&one.kind));
         self.unit.only_rollback = matches!(class.only().map(|one| &one.kind), Some(Kind::Rollback { .. }));
     }
@@ -198,6 +200,25 @@ pub(super) fn may_write(kind: &Kind) -> bool {
             | Kind::Explain { .. }
             | Kind::Call
             | Kind::Do
+    )
+}
+
+/// Nothing of this lasts beyond the session.
+fn is_passing(kind: &Kind) -> bool {
+    matches!(
+        kind,
+        Kind::Read
+            | Kind::Show(_)
+            | Kind::Begin(_)
+            | Kind::Commit { .. }
+            | Kind::Rollback { .. }
+            | Kind::Savepoint(_)
+            | Kind::Release(_)
+            | Kind::RollbackTo(_)
+            | Kind::SetTransaction { .. }
+            | Kind::Set { .. }
+            | Kind::SetConfig { .. }
+            | Kind::Reset(_)
     )
 }
 

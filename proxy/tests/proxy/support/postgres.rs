@@ -40,6 +40,9 @@ const OBJECTS: &str = "
     CREATE TABLE howdah.captured (at timestamptz DEFAULT now(), xid xid8 DEFAULT pg_current_xact_id());
     GRANT INSERT ON howdah.captured TO PUBLIC;
     CREATE FUNCTION howdah.capture_roles() RETURNS void LANGUAGE sql AS 'INSERT INTO howdah.captured DEFAULT VALUES';
+    CREATE TABLE slow (id bigint);
+    CREATE FUNCTION nap() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(20); RETURN NULL; END';
+    CREATE CONSTRAINT TRIGGER nap AFTER INSERT ON slow DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION nap();
     CREATE TABLE items (id bigint PRIMARY KEY, name text);
     INSERT INTO items SELECT i, 'item ' || i FROM generate_series(1, 1000) i;
 ";
@@ -112,7 +115,7 @@ impl Postgres {
         server.psql("postgres", SCHEMA);
         server.psql("postgres", &format!("CREATE DATABASE {DATABASE} OWNER {USER}"));
         server.psql(DATABASE, OBJECTS);
-        server.psql(DATABASE, &format!("ALTER TABLE items OWNER TO {USER}"));
+        server.psql(DATABASE, &format!("ALTER TABLE items OWNER TO {USER}; ALTER TABLE slow OWNER TO {USER}"));
         server
     }
 

@@ -1,7 +1,7 @@
 //! Stand-ins for the sidecars of one group: their status streams say what the test wants.
 
 use super::postgres::{EPOCH, postgres};
-use howdah_protocol::admin::{Committed, NodeStatus, Role};
+use howdah_protocol::admin::{Committed, Lease, NodeStatus, Outcome, Role};
 use howdah_protocol::{Epoch, GroupId, LogIndex, NodeId, Term};
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
@@ -10,6 +10,8 @@ use std::time::Duration;
 
 /// How often a stream repeats what it said.
 const REPEAT: Duration = Duration::from_millis(200);
+/// What a leader with a majority behind it grants.
+pub const LEASE_MS: u64 = 400;
 
 #[derive(Debug)]
 struct State {
@@ -18,6 +20,12 @@ struct State {
     down: Vec<u64>,
     committed: u64,
     committed_questions: u64,
+    /// What the leader grants.
+    lease_ms: u64,
+    /// What every log says about every transaction.
+    outcome: Outcome,
+    /// The look-ups, as they were asked.
+    outcome_questions: Vec<String>,
     version: u64,
 }
 
@@ -50,7 +58,16 @@ impl Group {
             admin_address: address.clone(),
             detail: String::new(),
         });
-        let state = State { nodes: statuses.collect(), down: Vec::new(), committed: 10, committed_questions: 0, version: 0 };
+        let state = State {
+            nodes: statuses.collect(),
+            down: Vec::new(),
+            committed: 10,
+            committed_questions: 0,
+            lease_ms: LEASE_MS,
+            outcome: Outcome::Unknown,
+            outcome_questions: Vec::new(),
+            version: 0,
+        };
         let group = Self { state: Arc::new((Mutex::new(state), Condvar::new())), addresses };
         for (id, listener) in (1..).zip(listeners) {
             let group = group.clone();
@@ -89,6 +106,20 @@ impl Group {
 
     pub fn committed_questions(&self) -> u64 {
         self.lock().committed_questions
+    }
+
+    /// What the leader grants from now on.
+    pub fn lease_ms(&self, lease_ms: u64) {
+        self.change(|state| state.lease_ms = lease_ms);
+    }
+
+    /// What the log says about every transaction.
+    pub fn outcome(&self, outcome: Outcome) {
+        self.change(|state| state.outcome = outcome);
+    }
+
+    pub fn outcome_questions(&self) -> Vec<String> {
+        self.lock().outcome_questions.clone()
     }
 
     /// Nobody leads.
@@ -165,6 +196,21 @@ impl Group {
                 drop(state);
                 let text = serde_json::to_string(&answer).expect("json");
                 if leads { respond(stream, 200, &text) } else { respond(stream, 503, "{\"error\":\"not the leader\"}") }
+            }
+            "/v1/lease" => {
+                let state = self.lock();
+                let node = state.nodes.iter().find(|node| node.id.0 == id).expect("a node");
+                let leads = node.role == Role::Leader;
+                let answer = Lease { epoch: node.epoch.filter(|_| leads), left_ms: if leads { state.lease_ms } else { 0 } };
+                drop(state);
+                respond(stream, 200, &serde_json::to_string(&answer).expect("json"))
+            }
+            look_up if look_up.starts_with("/v1/outcome?") => {
+                let mut state = self.lock();
+                state.outcome_questions.push(look_up.to_owned());
+                let answer = serde_json::to_string(&state.outcome).expect("json");
+                drop(state);
+                respond(stream, 200, &answer)
             }
             _ => respond(stream, 404, "{\"error\":\"unknown\"}"),
         }

@@ -1,0 +1,65 @@
+//! A leader is read from only while nobody else can lead.
+
+use crate::support::eventually;
+use crate::support::proxy::{Proxy, sqlstate};
+use crate::support::sidecar::{Group, LEASE_MS};
+use std::time::{Duration, Instant};
+use tokio_postgres::Client;
+
+async fn read(client: &Client) -> Result<(), tokio_postgres::Error> {
+    client.query("SELECT count(*) FROM items", &[]).await.map(|_| ())
+}
+
+#[tokio::test]
+async fn without_a_lease_nothing_current_is_read_and_weaker_modes_go_on() {
+    let group = Group::new(2);
+    let proxy = Proxy::start_with(&group, "queue_ms = 700");
+    let client = proxy.connect().await;
+    read(&client).await.expect("under a lease");
+    let (open, idle) = (proxy.connect().await, proxy.connect().await);
+    open.batch_execute("BEGIN").await.expect("begun");
+    read(&open).await.expect("under a lease");
+    idle.batch_execute("BEGIN").await.expect("begun");
+
+    group.lease_ms(0);
+    tokio::time::sleep(Duration::from_millis(LEASE_MS)).await;
+    let error = read(&client).await.expect_err("refused in time");
+    assert_eq!(sqlstate(&error), "57P03");
+    assert!(error.as_db_error().is_some_and(|said| said.message().contains("majority")), "{error:?}");
+    let error = client.execute("UPDATE items SET name = name WHERE id = 9", &[]).await.expect_err("refused in time");
+    assert_eq!(sqlstate(&error), "57P03");
+    assert_eq!(sqlstate(&read(&open).await.expect_err("refused in a transaction, too")), "40001");
+    open.batch_execute("ROLLBACK").await.expect("the session lives on");
+    client.query("/* howdah: eventual */ SELECT count(*) FROM items", &[]).await.expect("a follower's");
+    client.batch_execute("SET howdah.replication = async").await.expect("set");
+    client.execute("UPDATE items SET name = name WHERE id = 9", &[]).await.expect("waits for nobody");
+    assert!(proxy.metric("howdah_proxy_lease_waits_total") >= 3);
+
+    let waiting = tokio::spawn(async move { read(&idle).await.map(|()| idle) });
+    group.lease_ms(LEASE_MS);
+    let idle = waiting.await.expect("no panic").expect("waited for the lease");
+    idle.batch_execute("COMMIT").await.expect("committed");
+    eventually("a lease again", async || read(&client).await.ok()).await;
+}
+
+#[tokio::test]
+async fn a_leader_whose_sidecar_falls_silent_is_not_read_from() {
+    let group = Group::new(1);
+    let proxy = Proxy::start_with(&group, "queue_ms = 300");
+    let client = proxy.connect().await;
+    read(&client).await.expect("under a lease");
+    group.silence(1);
+    let silent = Instant::now();
+    let mut last = silent;
+    loop {
+        let began = Instant::now();
+        match read(&client).await {
+            Ok(()) => last = began,
+            Err(error) => {
+                assert_eq!(sqlstate(&error), "57P03");
+                break;
+            }
+        }
+    }
+    assert!(last.duration_since(silent) < Duration::from_millis(LEASE_MS), "a read began {:?} later", last.duration_since(silent));
+}
