@@ -79,8 +79,8 @@ struct Compare {
     seconds: u32,
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
     rounds: u32,
-    /// pgbench scale: 100,000 accounts each
-    #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    /// pgbench scale: 100,000 accounts each. Below the number of clients one measures waiting for row locks
+    #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     scale: u32,
     /// How pgbench sends its statements
     #[arg(long, value_enum, default_value_t = Protocol::Prepared)]
@@ -95,7 +95,7 @@ struct Failover {
     #[command(flatten)]
     common: Common,
     /// How many leaders are killed
-    #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     runs: u32,
 }
 
