@@ -50,6 +50,9 @@ const FROM: HeaderName = HeaderName::from_static("howdah-from");
 const TO: HeaderName = HeaderName::from_static("howdah-to");
 const SECRET: HeaderName = HeaderName::from_static("howdah-secret");
 
+/// When a cut connection comes back, all calls that were given up meanwhile arrive at once. With the default of 20 that would end it again.
+const H2_RESETS_MAX: usize = 1024;
+
 /// Settings that the append streams need of the listener's HTTP/2. The listener should also set `TCP_NODELAY` on what it accepts.
 pub fn configure_http(builder: &mut auto::Builder<TokioExecutor>) {
     builder
@@ -60,6 +63,7 @@ pub fn configure_http(builder: &mut auto::Builder<TokioExecutor>) {
         .max_frame_size(H2_FRAME_LEN_MAX)
         .max_send_buf_size(STREAM_WINDOW_LEN as usize)
         .max_concurrent_streams(H2_STREAMS_MAX)
+        .max_pending_accept_reset_streams(H2_RESETS_MAX)
         .keep_alive_interval(H2_KEEP_ALIVE)
         .keep_alive_timeout(H2_KEEP_ALIVE);
 }
