@@ -57,11 +57,6 @@ impl Manager {
                     self.run_applier();
                     return Ok(Stage::Promote);
                 }
-                Verdict::Diverged if leads => {
-                    tracing::warn!("this node leads, but holds commits that the group never accepted: handing over");
-                    self.hand_over().await;
-                    self.pause(super::RETRY_PAUSE).await;
-                }
                 Verdict::Diverged if slot == Slot::Missing => {
                     return Ok(self.seed_because("its slot is gone, so what it committed last is not known".to_owned()));
                 }
@@ -71,6 +66,8 @@ impl Manager {
                 }
                 Verdict::Wait => {
                     self.say(Role::Reconciling, "holds commits that are not decided yet; waits for a leader");
+                    // It may be that leader.
+                    self.raft.set_fit(true);
                     tokio::select! {
                         _ = decided.changed() => {}
                         _ = role.changed() => {}
