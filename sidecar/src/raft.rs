@@ -21,7 +21,9 @@
 
 mod codec;
 mod error;
+mod fitness;
 mod handle;
+mod handover;
 mod link;
 mod machine;
 mod marker;

@@ -15,6 +15,7 @@
 //! - Writes are possible only between the decision of this node's `Open` entry, with the gate attached, and the end of the gate.
 //! - The slot of a node that opened last is kept until somebody else has opened: it is the only witness of what was committed here.
 //! - A node with commits that the group never accepted does not lead and does not serve.
+//! - A node that cannot soon lead hands on what leadership it gets, at any time (`standby`).
 //! - While this node may write, its applier stays within its own reign, so that what it committed and the group did not is found as it was left.
 //!
 //! Each stage returns the next one. What a stage started and the next must not keep (gate, epoch) is ended by `demote`.
@@ -25,6 +26,7 @@ mod promote;
 mod reconcile;
 mod repair;
 mod sequences;
+mod standby;
 mod watchdog;
 
 use crate::admin::Command;
@@ -40,6 +42,7 @@ use crate::status::{Board, Stage as Published};
 use epoch::ServingEpoch;
 use howdah_protocol::InstanceId;
 use howdah_protocol::admin::{Problem, Role};
+use standby::{Standby, fitness_after};
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
@@ -146,6 +149,7 @@ impl Manager {
 
     /// Runs until told to stop. A Postgres that can never be used (too old, another node's) ends it with the reason.
     pub async fn run(mut self) -> Result<(), Error> {
+        let _standby = Standby::start(self.raft.clone());
         let mut stage = Stage::Start;
         let mut pause = RETRY_PAUSE;
         loop {
@@ -153,6 +157,9 @@ impl Manager {
             let result = self.perform(stage).await;
             if stage == Stage::Stop {
                 return result.map(|_| ());
+            }
+            if let Some(fit) = fitness_after(&result) {
+                self.raft.set_fit(fit);
             }
             if entered.elapsed() > RETRY_PAUSE_MAX {
                 pause = RETRY_PAUSE;
@@ -281,6 +288,7 @@ impl Manager {
                 Err(_) => tracing::warn!("no hand-over in time"),
             }
         }
+        self.raft.set_fit(false);
         let closed = self.demote().await;
         if let Err(error) = closed {
             tracing::warn!(%error, "clients are ended by the stop of PostgreSQL");

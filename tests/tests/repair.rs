@@ -11,6 +11,9 @@ use std::time::{Duration, Instant};
 /// What an ex-leader may take to be a follower again, with 10,000 divergent rows.
 const REPAIR_MAX: Duration = Duration::from_secs(30);
 
+/// What the group may be without an open leader when a node that cannot lead was elected; one that kept leadership would for minutes.
+const HAND_ON_MAX: Duration = Duration::from_secs(15);
+
 const TABLES: &str = "
     CREATE TABLE t (id int PRIMARY KEY, note text, u int UNIQUE);
     CREATE TABLE pair (a text, b numeric, v text, PRIMARY KEY (a, b));
@@ -277,6 +280,38 @@ async fn where_rows_are_not_enough_the_ex_leader_is_seeded_with_the_reason() -> 
     let lines = rollback_lines(&cluster, leader)?;
     assert_eq!((lines.len(), &lines[0]["row"]["id"]), (1, &Value::from("666")));
     Ok(())
+}
+
+/// A large transaction that does not end keeps the ex-leader from being filled for as long as it is wanted. Meanwhile leadership is forced
+/// upon it: it has the log, but nothing to open.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_cannot_lead_hands_on_what_it_is_given() -> Result<()> {
+    let mut cluster = Fixture::start_with(|options| {
+        options.settings.insert("logical_decoding_work_mem".into(), "64kB".into());
+    })
+    .await?;
+    cluster.client().await?.batch_execute("CREATE TABLE t (id int PRIMARY KEY)").await?;
+    let unfit = diverge(&mut cluster, &["CREATE TABLE lost (id int PRIMARY KEY)"]).await?;
+    let now = cluster.leader().await?;
+    let holder = cluster.node_client(now).await?;
+    holder.batch_execute("BEGIN; INSERT INTO t SELECT generate_series(1, 20000)").await?;
+    let from = log_len(&cluster, unfit)?;
+    cluster.restart_node(unfit).await?;
+    eventually("a seeding", async || log(&cluster, unfit, from), |said| said.contains("seeding from")).await?;
+
+    let begun = Instant::now();
+    let address = cluster.info().node(now).context("the leader is a node")?.admin.to_string();
+    let handed = howdah_ctl::admin::switchover(&address, &cluster.info().secret, Some(unfit)).await?;
+    ensure!(handed.to == unfit, "{handed:?}");
+    another_leader(&cluster, unfit).await?;
+    cluster.client().await?.batch_execute("INSERT INTO t VALUES (-1)").await?;
+    println!("writing again {:?} after a node that cannot lead was told to", begun.elapsed());
+    ensure!(begun.elapsed() < HAND_ON_MAX, "{:?}", begun.elapsed());
+    let said = log(&cluster, unfit, from)?;
+    ensure!(said.contains("this node cannot lead now: handed leadership on") && !said.contains("role=promoting"), "{said}");
+    drop(holder);
+    cluster.wait_follower(unfit, PATIENCE * 2).await?;
+    cluster.assert_identical(&["public.t"]).await
 }
 
 async fn metrics(cluster: &Fixture, node: NodeId) -> Result<String> {

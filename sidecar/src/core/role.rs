@@ -25,7 +25,7 @@ pub enum Verdict {
     LeadAgain,
     /// Undecided commits whose fate is open: stay closed until somebody opens.
     Wait,
-    /// Commits that the group never accepted. Repair before anything else; if this node leads, hand over first.
+    /// Commits that the group never accepted. Repair before anything else; who repairs does not lead.
     Diverged,
 }
 

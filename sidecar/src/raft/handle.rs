@@ -1,7 +1,7 @@
 //! What the rest of the sidecar calls.
 
-use super::error::{Error, ReadError, TransferError};
-use super::link::Purpose;
+use super::error::{Error, ReadError};
+use super::fitness::Fitness;
 use super::machine::{Decided, Machine};
 use super::network::Network;
 use super::options::{Options, Peer};
@@ -9,7 +9,7 @@ use super::proposer::Proposer;
 use super::role::{Member, PeerProgress, Progress, RaftRole};
 use super::server::{Body, Server};
 use super::store::LogStore;
-use super::types::{Address, LeaderId, Raft, Vote, counted};
+use super::types::{Address, Raft, counted};
 use crate::core::decisions::Decisions;
 use crate::core::lease;
 use crate::core::outcomes::{Question, Verdict};
@@ -36,7 +36,7 @@ const MEMBERSHIP_WAIT_MAX: Duration = Duration::from_secs(30);
 /// The log of this node. Clones share it.
 #[derive(Debug, Clone)]
 pub struct Handle {
-    inner: Arc<Inner>,
+    pub(super) inner: Arc<Inner>,
 }
 
 #[derive(Debug)]
@@ -47,6 +47,7 @@ pub(crate) struct Inner {
     pub(crate) machine: Machine,
     pub(crate) network: Network,
     pub(crate) server: Server,
+    pub(crate) fitness: Fitness,
     pub(crate) role: watch::Receiver<RaftRole>,
     /// A hand-over has begun: an election that goes around the lease may come at any time.
     pub(crate) yields: AtomicBool,
@@ -62,22 +63,6 @@ impl Drop for Inner {
             task.abort();
         }
         self.network.close();
-    }
-}
-
-/// From the order to hand over until another node leads, or the attempt has failed or was given up.
-struct Yielding<'a>(&'a AtomicBool);
-
-impl<'a> Yielding<'a> {
-    fn begin(yields: &'a AtomicBool) -> Self {
-        yields.store(true, Ordering::Release);
-        Self(yields)
-    }
-}
-
-impl Drop for Yielding<'_> {
-    fn drop(&mut self) {
-        self.0.store(false, Ordering::Release);
     }
 }
 
@@ -216,76 +201,6 @@ impl Handle {
             Err(RaftError::APIError(LinearizableReadError::QuorumNotEnough(_))) => Err(Error::NoQuorum),
             Err(RaftError::Fatal(fatal)) => Err(Error::Stopped(fatal.to_string())),
         }
-    }
-
-    /// Hands the leadership to `to`, or to the follower with the longest log. Returns when another node leads.
-    ///
-    /// openraft's hand-over has no end: until another node leads, the old leader refuses to write. Here it has: when the time is up,
-    /// this node gives its leadership up by a vote of the next term (for the node that did not take it), and stands for election.
-    pub async fn transfer_leader(&self, to: Option<NodeId>) -> Result<NodeId, TransferError> {
-        let _yielding = Yielding::begin(&self.inner.yields);
-        self.transfer(to).await
-    }
-
-    async fn transfer(&self, to: Option<NodeId>) -> Result<NodeId, TransferError> {
-        let mut role = self.role();
-        let term = role.borrow().term;
-        let to = self.transfer_target(to)?;
-        let stopped = |fatal: super::types::Fatal| TransferError::Stopped(fatal.to_string());
-        self.inner.raft.trigger().transfer_leader(to.0).await.map_err(stopped)?;
-        let wait = self.inner.options.timings.transfer;
-        let taken = role.wait_for(|role| role.stopped.is_some() || (role.term > term && role.leader.is_some()));
-        match timeout(wait, taken).await {
-            Ok(Ok(role)) => match (role.leader, &role.stopped) {
-                (Some(leader), None) => Ok(leader),
-                (_, reason) => Err(TransferError::Stopped(reason.as_deref().unwrap_or("").to_owned())),
-            },
-            Ok(Err(_)) => Err(TransferError::Stopped(String::new())),
-            Err(_) => {
-                self.take_back(term, to).await;
-                Err(TransferError::TimedOut { to, waited_ms: u64::try_from(wait.as_millis()).unwrap_or(u64::MAX) })
-            }
-        }
-    }
-
-    fn transfer_target(&self, to: Option<NodeId>) -> Result<NodeId, TransferError> {
-        let me = self.inner.options.node;
-        let leader = self.inner.role.borrow().leader;
-        if leader != Some(me) {
-            return Err(TransferError::NotLeader(leader));
-        }
-        let voters: Vec<_> = self.members().into_iter().filter(|member| member.voter && member.node != me).collect();
-        match to {
-            Some(to) if voters.iter().any(|member| member.node == to) => Ok(to),
-            Some(to) => Err(TransferError::NotAMember(to)),
-            None => {
-                let progress = self.peers_progress();
-                let able = progress.iter().filter(|peer| self.is_reachable(peer.node) && voters.iter().any(|v| v.node == peer.node));
-                able.max_by_key(|peer| (peer.matched, std::cmp::Reverse(peer.node))).map(|peer| peer.node).ok_or(TransferError::NoCandidate)
-            }
-        }
-    }
-
-    fn is_reachable(&self, node: NodeId) -> bool {
-        let members = self.members();
-        let member = members.iter().find(|member| member.node == node);
-        member.is_some_and(|member| self.inner.network.links(node.0, &member.admin_addr).link(Purpose::Control).is_up())
-    }
-
-    async fn take_back(&self, term: Term, to: NodeId) {
-        let data = self.inner.raft.data_metrics();
-        let last = data.borrow_watched().last_log;
-        let leader_id = LeaderId { term: term.0 + 1, voted_for: to.0 };
-        let mut request = super::server::messages::VoteRequest::new(Vote { leader_id, committed: false }, last);
-        request.leadership_transfer = true;
-        let stepped_down = self.inner.raft.vote(request).await;
-        let elected = self.elect().await;
-        tracing::warn!(%to, ?stepped_down, ?elected, "the leadership was not taken over, taking it back");
-    }
-
-    /// Stands for election now. Other nodes refuse while they hear from a leader.
-    pub async fn elect(&self) -> Result<(), Error> {
-        self.inner.raft.trigger().elect(false).await.map_err(|fatal| Error::Stopped(fatal.to_string()))
     }
 
     /// Lets go of entries up to and including `upto`, as far as they are decided. What they decided is kept in a snapshot first.

@@ -1,6 +1,7 @@
 //! Puts the parts together.
 
 use super::error::Error;
+use super::fitness::Fitness;
 use super::handle::{Handle, Inner};
 use super::link::Down;
 use super::machine::Machine;
@@ -42,14 +43,15 @@ pub async fn open(options: Options) -> Result<Handle, Error> {
     if pristine && options.forms_group() {
         initialize(&raft, &options).await?;
     }
-    let vigil = Arc::new(Vigil::new(options.node.0, raft.clone(), network.clone()));
+    let fitness = Fitness::default();
+    let vigil = Arc::new(Vigil::new(options.node.0, raft.clone(), network.clone(), fitness.clone()));
     let (publish, role) = watch::channel(role::RaftRole::default());
     let mut tasks = vec![tokio::spawn(role::follow(raft.clone(), machine.decided(), publish))];
     tasks.extend(keep_vigil(&options, &vigil, downs));
-    let server = Server { identity, raft: raft.clone(), vigil };
+    let server = Server { identity, raft: raft.clone(), vigil, fitness: fitness.clone() };
     let (tasks, folder) = (Mutex::new(tasks), Mutex::new(Some(folder)));
     let yields = AtomicBool::new(false);
-    Ok(Handle::new(Inner { options, raft, store, machine, network, server, role, yields, tasks, folder }))
+    Ok(Handle::new(Inner { options, raft, store, machine, network, server, fitness, role, yields, tasks, folder }))
 }
 
 async fn open_files(options: Options) -> Result<(Folder, LogStore, Machine), Error> {

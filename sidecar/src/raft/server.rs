@@ -6,10 +6,12 @@
 //! | `POST vote`, `pre-vote`, `transfer-leader` | JSON | JSON |
 //! | `POST snapshot` | length and JSON of the vote and the position, then the snapshot's bytes | JSON |
 //! | `POST suspect` | JSON `Suspect` | JSON `Testimony` |
+//! | `POST fit` | `null` | whether this node may soon lead |
 //!
 //! Every request names cluster, group, sender, receiver and secret in its headers; every answer names its node. A node of another
 //! cluster, or one that was given a wrong address, is told so instead of being believed.
 
+use super::fitness::Fitness;
 use super::link::{CONNECTION_WINDOW_LEN, H2_FRAME_LEN_MAX, STREAM_WINDOW_LEN, full};
 use super::snapshot::SNAPSHOT_LEN_MAX;
 use super::types::{AppendRequest, Raft, Snapshot, SnapshotMeta, TypeConfig, Vote};
@@ -137,6 +139,7 @@ pub(crate) struct Server {
     pub(crate) identity: Identity,
     pub(crate) raft: Raft,
     pub(crate) vigil: Arc<Vigil>,
+    pub(crate) fitness: Fitness,
 }
 
 /// An answer that is not 200.
@@ -182,6 +185,7 @@ impl Server {
                 let suspect: Suspect = body_json(request).await?;
                 json(Ok::<_, io::Error>(self.vigil.testify(suspect).await))
             }
+            "/fit" => json(Ok::<_, io::Error>(self.fitness.is_fit())),
             "/snapshot" => {
                 let (head, snapshot) = decode_snapshot(body_bytes(request, SNAPSHOT_LEN_MAX + JSON_LEN_MAX).await?)?;
                 let snapshot = Snapshot { meta: head.meta, snapshot };

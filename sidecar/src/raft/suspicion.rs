@@ -2,7 +2,7 @@
 //!
 //! An early election goes around the leader's lease, which protects a living leader. So it needs what a vote needs: a majority of the
 //! voters that finds the leader gone. And of those who agree only the best candidate goes at once, so that two do not split the vote;
-//! the others wait in line.
+//! the others wait in line. A node that is not fit to lead is a witness, but no candidate.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -16,6 +16,7 @@ pub(crate) struct Claim {
     pub(crate) node: u64,
     /// Term and index of its last entry.
     pub(crate) last: (u64, u64),
+    pub(crate) fit: bool,
 }
 
 impl Claim {
@@ -35,14 +36,14 @@ pub(crate) enum Decision {
 
 /// `agreeing`: the claims of the other voters that find the leader gone. `turn`: how often this node has waited already.
 pub(crate) fn decide(me: Claim, leader: u64, voters: &BTreeSet<u64>, agreeing: &[Claim], turn: usize) -> Decision {
-    if me.node == leader || !voters.contains(&me.node) {
+    if me.node == leader || !voters.contains(&me.node) || !me.fit {
         return Decision::Stay;
     }
     let agreeing: Vec<_> = agreeing.iter().filter(|claim| claim.node != me.node && voters.contains(&claim.node)).collect();
     if (1 + agreeing.len()) * 2 <= voters.len() {
         return Decision::Stay;
     }
-    let ahead = agreeing.iter().filter(|claim| claim.goes_before(&me)).count();
+    let ahead = agreeing.iter().filter(|claim| claim.fit && claim.goes_before(&me)).count();
     if ahead <= turn { Decision::ElectNow } else { Decision::Wait(TURN) }
 }
 
@@ -51,7 +52,7 @@ mod tests {
     use super::*;
 
     fn claim(node: u64, index: u64) -> Claim {
-        Claim { node, last: (1, index) }
+        Claim { node, last: (1, index), fit: true }
     }
 
     const THREE: [u64; 3] = [1, 2, 3];
@@ -68,6 +69,14 @@ mod tests {
     #[test]
     fn whoever_waited_its_turn_goes() {
         assert_eq!(decide(claim(3, 5), 1, &THREE.into(), &[claim(2, 5)], 1), Decision::ElectNow);
+    }
+
+    #[test]
+    fn an_unfit_node_is_a_witness_but_no_candidate() {
+        let unfit = |node, index| Claim { fit: false, ..claim(node, index) };
+        assert_eq!(decide(unfit(2, 6), 1, &THREE.into(), &[claim(3, 5)], 0), Decision::Stay);
+        assert_eq!(decide(claim(3, 5), 1, &THREE.into(), &[unfit(2, 6)], 0), Decision::ElectNow);
+        assert_eq!(decide(unfit(2, 6), 1, &THREE.into(), &[unfit(3, 5)], 9), Decision::Stay);
     }
 
     #[test]

@@ -12,6 +12,7 @@
 //! What a step that fails leaves behind is the ordinary time-out. Going around the lease means that a lease proves nothing about other
 //! leaders: reads ask a majority (`Handle::read_index`).
 
+use super::fitness::Fitness;
 use super::link::{Down, Purpose};
 use super::network::Network;
 use super::server::messages::TransferRequest;
@@ -49,6 +50,7 @@ pub(crate) struct Suspect {
 pub(crate) struct Testimony {
     gone: bool,
     last: (u64, u64),
+    fit: bool,
 }
 
 #[derive(Debug)]
@@ -56,6 +58,7 @@ pub(crate) struct Vigil {
     node: u64,
     raft: Raft,
     network: Network,
+    fitness: Fitness,
 }
 
 /// What this node knows of its group at one moment.
@@ -68,8 +71,8 @@ struct View {
 }
 
 impl Vigil {
-    pub(crate) fn new(node: u64, raft: Raft, network: Network) -> Self {
-        Self { node, raft, network }
+    pub(crate) fn new(node: u64, raft: Raft, network: Network, fitness: Fitness) -> Self {
+        Self { node, raft, network, fitness }
     }
 
     /// Keeps connections to all members, and acts when the one to the leader ends.
@@ -111,7 +114,7 @@ impl Vigil {
                 return;
             }
             let agreeing = self.ask(&view, suspect).await;
-            let me = Claim { node: self.node, last: view.last };
+            let me = Claim { node: self.node, last: view.last, fit: self.fitness.is_fit() };
             let decision = decide(me, suspect.leader, &view.voters, &agreeing, turn);
             tracing::info!(leader = suspect.leader, term = suspect.term, ?agreeing, ?decision, "the leader's process is gone");
             match decision {
@@ -137,7 +140,7 @@ impl Vigil {
         } else {
             view.vote.leader_id.term <= suspect.term && self.is_gone(&view, suspect).await
         };
-        Testimony { gone, last: view.last }
+        Testimony { gone, last: view.last, fit: self.fitness.is_fit() }
     }
 
     /// Nobody listens at the leader's port any more, or somebody who does not lead.
@@ -175,8 +178,8 @@ impl Vigil {
             .collect();
         let mut agreeing = Vec::new();
         while let Some((node, answer)) = asked.next().await {
-            if let Ok(Testimony { gone: true, last }) = answer {
-                agreeing.push(Claim { node, last });
+            if let Ok(Testimony { gone: true, last, fit }) = answer {
+                agreeing.push(Claim { node, last, fit });
             }
         }
         agreeing

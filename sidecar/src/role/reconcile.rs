@@ -1,7 +1,7 @@
 //! Finding out what a node whose Postgres has just started, or just stopped leading, may become; following; and seeding.
 
 use super::{Error, Manager, Stage};
-use crate::admin::Command;
+use crate::admin::{Command, client};
 use crate::apply;
 use crate::capture;
 use crate::config::Config;
@@ -13,12 +13,14 @@ use crate::pg::server::Shutdown;
 use crate::raft;
 use crate::role::epoch::{self, ServingEpoch};
 use crate::seed;
-use howdah_protocol::admin::Role;
+use howdah_protocol::admin::{NodeStatus, Role};
 use howdah_protocol::{Epoch, InstanceId, LogIndex, settings};
 use std::time::Duration;
 use tokio::sync::watch;
 
 const LEADER_TIMEOUT: Duration = Duration::from_secs(30);
+const STATUS_TIMEOUT: Duration = Duration::from_secs(2);
+const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// What may happen to a follower.
 enum Event {
@@ -57,11 +59,6 @@ impl Manager {
                     self.run_applier();
                     return Ok(Stage::Promote);
                 }
-                Verdict::Diverged if leads => {
-                    tracing::warn!("this node leads, but holds commits that the group never accepted: handing over");
-                    self.hand_over().await;
-                    self.pause(super::RETRY_PAUSE).await;
-                }
                 Verdict::Diverged if slot == Slot::Missing => {
                     return Ok(self.seed_because("its slot is gone, so what it committed last is not known".to_owned()));
                 }
@@ -71,6 +68,8 @@ impl Manager {
                 }
                 Verdict::Wait => {
                     self.say(Role::Reconciling, "holds commits that are not decided yet; waits for a leader");
+                    // It may be that leader.
+                    self.raft.set_fit(true);
                     tokio::select! {
                         _ = decided.changed() => {}
                         _ = role.changed() => {}
@@ -219,6 +218,8 @@ impl Manager {
         self.say(Role::Seeding, "waiting for a leader to be seeded from");
         self.demote().await.map_or_else(|error| tracing::warn!(%error, "closing before seeding"), |_| ());
         let leader = other_leader(&self.config, &self.raft).await?;
+        // Nothing is thrown away for a node that leads the log and has no rows to give: it may be about to be seeded itself.
+        wait_until_open(&leader).await?;
         self.leave_behind().await;
         let why = self.repairs.notice.as_deref().unwrap_or("a new node");
         self.say(Role::Seeding, format!("seeding from {leader}; {why}"));
@@ -247,6 +248,20 @@ pub(super) async fn other_leader(config: &Config, raft: &raft::Handle) -> Result
     let leader = found.ok().and_then(|role| role.leader);
     let peer = config.peers.iter().find(|peer| Some(peer.node) == leader);
     peer.map(|peer| peer.admin.clone()).ok_or_else(|| Error::Stopped("the leader is not among the configured peers".into()))
+}
+
+/// Waits until the leader's PostgreSQL serves writes.
+async fn wait_until_open(leader: &str) -> Result<(), Error> {
+    let opened = async {
+        loop {
+            let status = tokio::time::timeout(STATUS_TIMEOUT, client::get_json::<NodeStatus>(leader, "/v1/status")).await;
+            if status.is_ok_and(|status| status.is_ok_and(|status| status.role == Role::Leader && status.open)) {
+                return;
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    };
+    tokio::time::timeout(LEADER_TIMEOUT, opened).await.map_err(|_| Error::Late("the leader to open", LEADER_TIMEOUT))
 }
 
 /// Resolves when the applier begins or ceases to complain. Its progress alone is no event for the role.

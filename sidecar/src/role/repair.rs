@@ -19,7 +19,7 @@ pub(super) struct History {
 /// How an attempt ended.
 enum Event {
     Ended(Result<Outcome, repair::Error>),
-    /// This node was elected. It cannot ask itself, nor lead: it hands over.
+    /// This node was elected. It cannot ask itself.
     Elected,
     PostgresEnded(String),
     Stop,
@@ -55,7 +55,7 @@ impl Manager {
                 }
                 Err(error.into())
             }
-            // Reconciling hands over.
+            // `standby` hands on.
             Event::Elected => Ok(Stage::Reconcile),
             Event::PostgresEnded(how) => {
                 tracing::error!(how, "PostgreSQL ended");

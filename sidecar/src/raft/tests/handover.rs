@@ -69,6 +69,76 @@ async fn a_handover_without_a_majority_ends() {
     group.stop_all().await;
 }
 
+/// Unfit nodes hand on only to a fit one; among themselves leadership would go round.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_unfit_leader_hands_on_to_a_fit_node() {
+    let mut group = Group::start(3).await;
+    let leader = group.leader().await;
+    let index = group.line(leader).await.propose(batch(1, 1, 10)).await.unwrap();
+    group.wait_decided(index).await;
+    let [lower, upper] = [0, 1, 2].into_iter().filter(|at| *at != leader).collect::<Vec<_>>()[..] else { panic!("two followers") };
+    let term = group.handle(leader).role().borrow().term;
+    for at in 0..3 {
+        group.handle(at).set_fit(false);
+    }
+    assert_eq!(group.handle(leader).hand_on().await, Err(TransferError::NoCandidate));
+    assert_eq!(group.handle(leader).role().borrow().term, term);
+    // Of two equal logs the lower id would come first, were it fit.
+    group.handle(upper).set_fit(true);
+    assert_eq!(group.handle(leader).hand_on().await, Ok(group.peers[upper].node));
+    eventually("the fit node leads", || group.handle(upper).role().borrow().is_leader.then_some(())).await;
+    // A hand-over to an unfit node is undone by that node.
+    let unfit = group.peers[lower].node;
+    assert_eq!(group.handle(upper).transfer_leader(Some(unfit)).await, Ok(unfit));
+    eventually("the unfit node leads", || group.handle(lower).role().borrow().is_leader.then_some(())).await;
+    assert_eq!(group.handle(lower).hand_on().await, Ok(group.peers[upper].node));
+    group.stop_all().await;
+}
+
+/// Neither the time-out nor the early detection makes an unfit node stand; where there are only unfit nodes, one is told to.
+async fn unfit_nodes_leave_elections_to_others(early_detection: bool) {
+    let mut group = Group::start_with(3, |options| options.timings.early_detection = early_detection).await;
+    let leader = group.leader().await;
+    let index = group.line(leader).await.propose(batch(1, 1, 10)).await.unwrap();
+    group.wait_decided(index).await;
+    let [lower, upper] = [0, 1, 2].into_iter().filter(|at| *at != leader).collect::<Vec<_>>()[..] else { panic!("two followers") };
+    let term = group.handle(leader).role().borrow().term;
+    group.handle(lower).set_fit(false);
+    // A leader is not disturbed.
+    group.handle(lower).stand_if_leaderless().await.unwrap();
+    group.stop(leader).await;
+    assert_eq!(group.leader().await, upper);
+    let after = group.handle(upper).role().borrow().term;
+    assert!(after > term);
+    group.restart(leader).await;
+    group.wait_decided(group.handle(upper).decided().borrow().index).await;
+
+    // Nobody stands by itself: time-outs pass, and the term stays.
+    group.handle(leader).set_fit(false);
+    group.stop(upper).await;
+    tokio::time::sleep(Timings::default().election_max * 5).await;
+    for at in [lower, leader] {
+        assert!(!group.handle(at).role().borrow().is_leader, "node {at} stood for election");
+    }
+    let deadline = Instant::now() + PATIENCE;
+    while !group.handle(lower).role().borrow().is_leader {
+        assert!(Instant::now() < deadline, "the node that was told to was not elected");
+        group.handle(lower).stand_if_leaderless().await.unwrap();
+        tokio::time::sleep(Timings::default().election_max).await;
+    }
+    group.stop_all().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn unfit_nodes_leave_elections_to_others_after_a_time_out() {
+    unfit_nodes_leave_elections_to_others(false).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn unfit_nodes_leave_elections_to_others_after_an_early_detection() {
+    unfit_nodes_leave_elections_to_others(true).await;
+}
+
 /// The time-outs alone, without early detection, stay within a second.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_silent_leader_is_replaced_by_time_out() {
