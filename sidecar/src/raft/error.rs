@@ -13,7 +13,7 @@ pub enum Error {
     Foreign { dir: PathBuf, found: String, expected: String },
     #[error("{} is damaged: {what}", .path.display())]
     Damaged { path: PathBuf, what: String },
-    #[error("{} has format {found}; this version reads format {known}; upgrade this node", .path.display())]
+    #[error("{} has format {found}; this version reads format {known}; {}", .path.display(), what_to_do(*.found, *.known))]
     Version { path: PathBuf, found: u8, known: u8 },
     #[error("the log in {} cannot be opened: {source}", .dir.display())]
     Log { dir: PathBuf, source: io::Error },
@@ -29,6 +29,10 @@ pub enum Error {
     Membership(String),
     #[error("the log has stopped: {0}")]
     Stopped(String),
+}
+
+fn what_to_do(found: u8, known: u8) -> &'static str {
+    if found > known { "upgrade this node" } else { "it is of an earlier version: start with an empty folder, or run that version" }
 }
 
 /// Why a proposal was not decided. After any of these the [`super::Proposer`] takes nothing more.

@@ -160,7 +160,7 @@ impl Handle {
         membership.nodes().map(member).collect()
     }
 
-    /// The first entry that can be read.
+    /// How much disk the entries take that can be read.
     pub fn log_bytes(&self) -> Result<u64, ReadError> {
         Ok(self.inner.store.bytes()?)
     }

@@ -125,6 +125,16 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// A write that failed ends the log. It is watched, because one that begins a segment or purges waits for the disk.
+    fn write(&self, write: impl FnOnce(&mut Log) -> io::Result<()>) -> io::Result<()> {
+        let mut state = self.lock();
+        let result = state.log().and_then(|log| self.watch.during(|| write(log)));
+        if let (Err(error), Ok(_)) = (&result, &state.log) {
+            state.log = Err(again(error));
+        }
+        result
+    }
+
     /// Begins an fsync of all that was written until now, or joins the next one.
     fn flush(self: &Arc<Self>, waiter: Waiter) {
         let mut state = self.lock();
@@ -152,15 +162,6 @@ impl State {
     fn log(&mut self) -> io::Result<&mut Log> {
         self.log.as_mut().map_err(|error| again(error))
     }
-
-    /// A write that failed ends the log.
-    fn write(&mut self, write: impl FnOnce(&mut Log) -> io::Result<()>) -> io::Result<()> {
-        let result = self.log().and_then(write);
-        if let (Err(error), Ok(_)) = (&result, &self.log) {
-            self.log = Err(again(error));
-        }
-        result
-    }
 }
 
 impl RaftLogStorage<TypeConfig> for LogStore {
@@ -176,7 +177,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     }
 
     async fn save_vote(&mut self, vote: &Vote) -> io::Result<()> {
-        self.shared.lock().write(|log| log.write([Record::Vote(*vote)]))?;
+        self.shared.write(|log| log.write([Record::Vote(*vote)]))?;
         self.flushed().await
     }
 
@@ -196,17 +197,17 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         I: IntoIterator<Item = RaftEntry> + OptionalSend,
         I::IntoIter: OptionalSend,
     {
-        self.shared.lock().write(|log| log.write(entries.into_iter().map(Record::Entry)))?;
+        self.shared.write(|log| log.write(entries.into_iter().map(Record::Entry)))?;
         self.shared.flush(Waiter::Raft(callback));
         Ok(())
     }
 
     async fn truncate_after(&mut self, last: Option<LogId>) -> io::Result<()> {
         let next = last.map_or(0, |id| id.index + 1);
-        self.shared.lock().write(|log| if log.next() > next { log.write([Record::Keep(last)]) } else { Ok(()) })
+        self.shared.write(|log| if log.next() > next { log.write([Record::Keep(last)]) } else { Ok(()) })
     }
 
     async fn purge(&mut self, upto: LogId) -> io::Result<()> {
-        self.shared.lock().write(|log| log.purge(upto))
+        self.shared.write(|log| log.purge(upto))
     }
 }

@@ -1,5 +1,6 @@
 //! The newest entries in memory, bounded by their weight.
 
+use super::record::Record;
 use crate::raft::types::{RaftEntry, weight};
 use std::collections::VecDeque;
 
@@ -23,15 +24,25 @@ impl Cache {
         self.entries.get(usize::try_from(index.checked_sub(self.first()?)?).ok()?)
     }
 
+    /// Follows what is written to the log.
+    pub(super) fn admit(&mut self, record: Record) {
+        match record {
+            Record::Entry(entry) => self.push(entry),
+            Record::Keep(last) => self.keep(last.map_or(0, |id| id.index + 1)),
+            Record::Purge(upto) => self.purge(upto.index + 1),
+            Record::Vote(_) | Record::Commit(_) => {}
+        }
+    }
+
     /// The entry behind the last one.
-    pub(super) fn push(&mut self, entry: RaftEntry) {
+    fn push(&mut self, entry: RaftEntry) {
         self.bytes += weight(&entry.payload);
         self.entries.push_back(entry);
         while self.bytes > self.bytes_max && self.pop_front() {}
     }
 
     /// Drops entries from `next` on.
-    pub(super) fn keep(&mut self, next: u64) {
+    fn keep(&mut self, next: u64) {
         while self.entries.back().is_some_and(|entry| entry.log_id.index >= next) {
             let dropped = self.entries.pop_back().expect("looked at just now");
             self.bytes -= weight(&dropped.payload);
@@ -39,7 +50,7 @@ impl Cache {
     }
 
     /// Drops entries in front of `first`.
-    pub(super) fn purge(&mut self, first: u64) {
+    fn purge(&mut self, first: u64) {
         while self.first().is_some_and(|index| index < first) && self.pop_front() {}
     }
 

@@ -145,12 +145,7 @@ impl Log {
         }
         let (position, len) = (self.position + at as u64, self.buffer.len() - at);
         self.index.admit(&record, position, len)?;
-        match record {
-            Record::Entry(entry) => self.cache.push(entry),
-            Record::Keep(last) => self.cache.keep(last.map_or(0, |id| id.index + 1)),
-            Record::Purge(upto) => self.cache.purge(upto.index + 1),
-            Record::Vote(_) | Record::Commit(_) => {}
-        }
+        self.cache.admit(record);
         Ok(())
     }
 

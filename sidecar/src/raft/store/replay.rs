@@ -9,7 +9,7 @@ use super::cache::Cache;
 use super::disk::{Disk, DiskFile};
 use super::index::Index;
 use super::log::Segment;
-use super::record::{Head, Raw, Record, SEGMENT_HEADER_LEN, decode_header};
+use super::record::{Head, Raw, SEGMENT_HEADER_LEN, decode_header};
 use crate::raft::codec::invalid;
 use std::collections::VecDeque;
 use std::io;
@@ -82,12 +82,7 @@ impl Replay {
         while let Some(raw) = Raw::find(self.rest(start, bytes), start) {
             let record = raw.decode()?;
             self.index.admit(&record, self.position, raw.len())?;
-            match record {
-                Record::Entry(entry) => self.cache.push(entry),
-                Record::Keep(last) => self.cache.keep(last.map_or(0, |id| id.index + 1)),
-                Record::Purge(upto) => self.cache.purge(upto.index + 1),
-                Record::Vote(_) | Record::Commit(_) => {}
-            }
+            self.cache.admit(record);
             self.position += raw.len() as u64;
         }
         Ok(())
