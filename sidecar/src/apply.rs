@@ -166,7 +166,7 @@ impl Options {
             target,
             instance,
             batch_bytes_max: 4 << 20,
-            linger: Duration::from_millis(15),
+            linger: Duration::from_millis(50),
             max_apply_delay: Duration::from_secs(30),
             replacement: None,
         }

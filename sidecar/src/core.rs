@@ -9,6 +9,7 @@ pub mod entry;
 pub mod lag;
 pub mod lease;
 pub mod outcomes;
+pub mod pace;
 pub mod pgoutput;
 pub mod role;
 pub mod rollback;

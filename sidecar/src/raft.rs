@@ -31,6 +31,7 @@ mod network;
 mod node;
 mod notice;
 mod options;
+mod pace;
 mod proposer;
 mod role;
 mod server;

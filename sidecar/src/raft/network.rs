@@ -2,6 +2,7 @@
 
 use super::link::{Down, PeerLinks, Purpose, full};
 use super::notice;
+use super::pace::{self, Line, Pacing};
 use super::server::messages::{SnapshotResponse, TransferRequest, TransferResponse, VoteRequest, VoteResponse};
 use super::server::{Body, BoxError, Identity, SnapshotHead, encode_snapshot, next_frame};
 use super::types::{Address, AppendRequest, AppendResult, Snapshot, TypeConfig, Vote};
@@ -17,7 +18,7 @@ use openraft::network::{Backoff, RPCOption, RaftNetworkFactory, RaftNetworkV2};
 use openraft::{OptionalSend, raft};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -43,11 +44,12 @@ pub(crate) struct Network {
     identity: Identity,
     down: mpsc::Sender<Down>,
     peers: Arc<Mutex<BTreeMap<u64, Arc<PeerLinks>>>>,
+    pacing: Pacing,
 }
 
 impl Network {
     pub(crate) fn new(identity: Identity, down: mpsc::Sender<Down>) -> Self {
-        Self { identity, down, peers: Arc::default() }
+        Self { identity, down, peers: Arc::default(), pacing: Pacing::default() }
     }
 
     /// The links to a peer: opened at the first call, and again where its address has changed.
@@ -64,7 +66,12 @@ impl Network {
     }
 
     pub(crate) fn client(&self, node: u64, addr: &str, purpose: Purpose) -> Client {
-        Client { identity: self.identity.clone(), links: self.links(node, addr), purpose }
+        Client { identity: self.identity.clone(), links: self.links(node, addr), purpose, pacing: self.pacing.clone() }
+    }
+
+    /// Whose answers make a majority.
+    pub(crate) fn set_voters(&self, voters: BTreeSet<u64>) {
+        self.pacing.set_voters(voters);
     }
 
     /// Closes every connection.
@@ -96,6 +103,7 @@ pub(crate) struct Client {
     links: Arc<PeerLinks>,
     /// Where appends go. Everything else goes over the control connection.
     purpose: Purpose,
+    pacing: Pacing,
 }
 
 impl Client {
@@ -140,22 +148,24 @@ impl Client {
         // while it is waiting for something to send.
         let (cancel, cancelled) = oneshot::channel::<()>();
         let complete = Arc::new(AtomicBool::new(false));
-        let body = request_body(input, cancelled, complete.clone());
+        let line = Arc::new(self.pacing.open(self.links.node));
+        let paced = pace::paced(Box::pin(notice::merge(input)), line.clone());
+        let body = request_body(paced, cancelled, complete.clone());
         let response = self.send(self.purpose, "append", body, OPEN_WAIT_MAX).await?;
-        let answers = Answers { body: response.into_body(), reader: FrameReader::default(), complete, _cancel: cancel };
+        let answers = Answers { body: response.into_body(), reader: FrameReader::default(), complete, line, _cancel: cancel };
         Ok(Box::pin(stream::unfold(Some(answers), Answers::next)))
     }
 }
 
-fn request_body<S>(input: S, cancelled: oneshot::Receiver<()>, complete: Arc<AtomicBool>) -> Body
+fn request_body<S>(requests: S, cancelled: oneshot::Receiver<()>, complete: Arc<AtomicBool>) -> Body
 where
-    S: Stream<Item = AppendRequest> + OptionalSend + Unpin + 'static,
+    S: Stream<Item = AppendRequest> + Send + 'static,
 {
     let end = stream::once(async move {
         complete.store(true, Ordering::Release);
         None
     });
-    let frames = notice::merge(input)
+    let frames = requests
         .map(|request| Some(encode_append(&request)))
         .chain(end)
         .take_until(cancelled)
@@ -169,6 +179,7 @@ struct Answers {
     reader: FrameReader,
     /// All requests went out, so the peer may end the stream.
     complete: Arc<AtomicBool>,
+    line: Arc<Line>,
     _cancel: oneshot::Sender<()>,
 }
 
@@ -177,7 +188,10 @@ impl Answers {
         let mut this = state?;
         match next_frame(&mut this.body, &mut this.reader).await {
             Ok(Some(frame)) => match decode_answer(frame) {
-                Ok(answer) => Some((Ok(answer), Some(this))),
+                Ok(answer) => {
+                    this.line.answered();
+                    Some((Ok(answer), Some(this)))
+                }
                 Err(error) => Some((Err(network(error)), None)),
             },
             Ok(None) if this.complete.load(Ordering::Acquire) => None,

@@ -46,7 +46,7 @@ pub async fn open(options: Options) -> Result<Handle, Error> {
     let fitness = Fitness::default();
     let vigil = Arc::new(Vigil::new(options.node.0, raft.clone(), network.clone(), fitness.clone()));
     let (publish, role) = watch::channel(role::RaftRole::default());
-    let mut tasks = vec![tokio::spawn(role::follow(raft.clone(), machine.decided(), publish))];
+    let mut tasks = vec![tokio::spawn(role::follow(raft.clone(), network.clone(), machine.decided(), publish))];
     tasks.extend(keep_vigil(&options, &vigil, downs));
     let server = Server { identity, raft: raft.clone(), vigil, fitness: fitness.clone() };
     let (tasks, folder) = (Mutex::new(tasks), Mutex::new(Some(folder)));

@@ -1,6 +1,7 @@
 //! What the rest of the sidecar sees of openraft's state.
 
 use super::machine::Decided;
+use super::network::Network;
 use super::types::Raft;
 use howdah_protocol::{LogIndex, NodeId, Term};
 use openraft::ServerState;
@@ -46,8 +47,8 @@ pub struct Member {
     pub voter: bool,
 }
 
-/// Publishes the role until openraft ends, and then why it ended.
-pub(crate) async fn follow(raft: Raft, mut decided: watch::Receiver<Decided>, publish: watch::Sender<RaftRole>) {
+/// Publishes the role, and tells the network whose answers count, until openraft ends, and then why it ended.
+pub(crate) async fn follow(raft: Raft, network: Network, mut decided: watch::Receiver<Decided>, publish: watch::Sender<RaftRole>) {
     let mut server = raft.server_metrics();
     loop {
         let (leads, role) = {
@@ -56,6 +57,7 @@ pub(crate) async fn follow(raft: Raft, mut decided: watch::Receiver<Decided>, pu
             let leads = server.state == ServerState::Leader;
             let term = Term(server.vote.leader_id.term);
             let leader = server.current_leader.map(NodeId);
+            network.set_voters(server.membership_config.membership().voter_ids().collect());
             (leads, RaftRole { term, leader, is_leader: leads && decided.term == term, stopped: None })
         };
         let waits_for_blank = leads && !role.is_leader;
