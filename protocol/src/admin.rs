@@ -78,6 +78,9 @@ pub struct NodeStatus {
     pub admin_address: String,
     /// What the node is doing, or why it is not open. For people.
     pub detail: String,
+    /// Why this node does not stand for election, or just gave leadership up: what is wrong with its Postgres or its disks. For people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trouble: Option<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

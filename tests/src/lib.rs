@@ -5,8 +5,9 @@ pub mod chaos;
 pub mod check;
 pub mod history;
 pub mod nemesis;
-pub mod netns;
 pub mod workload;
+
+pub use howdah_ctl::netns;
 
 use anyhow::{Context, Result, bail};
 use howdah_ctl::admin;
@@ -26,6 +27,8 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 pub struct Fixture {
     cluster: Cluster,
     folder: TempDir,
+    /// What the cluster needs besides; goes after it.
+    beside: Vec<TempDir>,
 }
 
 impl Fixture {
@@ -41,13 +44,24 @@ impl Fixture {
     }
 
     pub async fn start_with(change: impl FnOnce(&mut Options)) -> Result<Self> {
+        Self::start_prepared(change, |_| Ok(())).await
+    }
+
+    /// `prepare` sees the cluster's folders before anything runs in them.
+    pub async fn start_prepared(change: impl FnOnce(&mut Options), prepare: impl FnOnce(&Cluster) -> Result<()>) -> Result<Self> {
         let folder = folder()?;
         let mut options = Options::for_test(folder.path().join("c"))?;
         change(&mut options);
         let mut cluster = Cluster::create(options).await?;
+        prepare(&cluster)?;
         cluster.start().await?;
         cluster.wait_settled(PATIENCE).await?;
-        Ok(Self { cluster, folder })
+        Ok(Self { cluster, folder, beside: Vec::new() })
+    }
+
+    /// Keeps a folder for as long as the cluster.
+    pub fn keep_beside(&mut self, folder: TempDir) {
+        self.beside.push(folder);
     }
 
     #[must_use]

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
 
-/// A fraction of the lease (800 ms by default, of which a heartbeat or two are gone), so that an answer may be late, or lost, and nobody
+/// A fraction of the lease (400 ms by default, of which a heartbeat or two are gone), so that an answer may be late, or lost, and nobody
 /// waits.
 const ASK_EVERY: Duration = Duration::from_millis(100);
 /// An answer that comes later is hardly worth anything.
