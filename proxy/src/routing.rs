@@ -5,8 +5,11 @@
 //!   sidecar --NDJSON--> follow(place) ---+--> View (replaced on every change, watched by whoever waits)
 //!   sidecar --NDJSON--> follow(place) --/
 //! ```
+//!
+//! The configured sidecars are followed always. Members that are not among them are found by asking the leader (`members`).
 
 pub(crate) mod http;
+mod members;
 pub(crate) mod positions;
 
 use crate::clock;
@@ -53,6 +56,7 @@ impl Routes {
         for (place, address) in sidecars.iter().enumerate() {
             tokio::spawn(follow(place, address.clone(), Arc::clone(&sender)));
         }
+        tokio::spawn(members::discover(sidecars.to_vec(), sender));
         routes
     }
 

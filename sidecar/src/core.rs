@@ -7,6 +7,7 @@ pub mod decisions;
 pub mod divergence;
 pub mod entry;
 pub mod lag;
+pub mod membership;
 pub mod pgoutput;
 pub mod role;
 pub mod rollback;

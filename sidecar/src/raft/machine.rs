@@ -13,6 +13,7 @@ use futures::{Stream, StreamExt};
 use howdah_protocol::{LogIndex, Lsn, Term};
 use openraft::storage::EntryResponder;
 use openraft::{EntryPayload, OptionalSend, RaftSnapshotBuilder};
+use std::collections::BTreeSet;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -66,6 +67,10 @@ impl Machine {
         (index(&state), state.decisions.clone())
     }
 
+    pub(crate) fn ids_used(&self) -> BTreeSet<u64> {
+        self.lock().ids_used.clone()
+    }
+
     fn lock(&self) -> MutexGuard<'_, DecidedState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -83,7 +88,7 @@ impl Machine {
             state.decisions.admit(entry);
         }
         if let EntryPayload::Membership(membership) = &entry.payload {
-            state.membership = StoredMembership::new(Some(entry.log_id), membership.clone());
+            state.change_membership(StoredMembership::new(Some(entry.log_id), membership.clone()));
         }
         state.applied = Some(entry.log_id);
         Ok(decoded.is_some())
