@@ -9,6 +9,7 @@ pub mod entry;
 pub mod health;
 pub mod lag;
 pub mod lease;
+pub mod membership;
 pub mod outcomes;
 pub mod pgoutput;
 pub mod role;
