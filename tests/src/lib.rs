@@ -14,6 +14,7 @@ use howdah_ctl::admin;
 use howdah_ctl::cluster::{Cluster, Options};
 use howdah_ctl::core::digests::{Comparison, Verdict, compare};
 use howdah_protocol::NodeId;
+use std::any::Any;
 use std::ops::{Deref, DerefMut};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
@@ -26,9 +27,9 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub struct Fixture {
     cluster: Cluster,
+    /// What the cluster needs besides; goes after it, and before the folder.
+    beside: Vec<Box<dyn Any + Send + Sync>>,
     folder: TempDir,
-    /// What the cluster needs besides; goes after it.
-    beside: Vec<TempDir>,
 }
 
 impl Fixture {
@@ -56,12 +57,12 @@ impl Fixture {
         prepare(&cluster)?;
         cluster.start().await?;
         cluster.wait_settled(PATIENCE).await?;
-        Ok(Self { cluster, folder, beside: Vec::new() })
+        Ok(Self { cluster, beside: Vec::new(), folder })
     }
 
-    /// Keeps a folder for as long as the cluster.
-    pub fn keep_beside(&mut self, folder: TempDir) {
-        self.beside.push(folder);
+    /// Keeps something for as long as the cluster.
+    pub fn keep_beside(&mut self, thing: impl Any + Send + Sync) {
+        self.beside.push(Box::new(thing));
     }
 
     #[must_use]

@@ -118,18 +118,17 @@ impl SmallDisk {
             Command::new("mount").args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(at).output().map_err(|error| error.to_string())?;
         if mounted.status.success() { Ok(Self(at.to_owned())) } else { Err(String::from_utf8_lossy(&mounted.stderr).trim().to_owned()) }
     }
+}
 
-    /// Leaves not a byte.
-    fn fill(&self) -> Result<PathBuf> {
-        let path = self.0.join("ballast");
-        let mut file = File::create(&path)?;
-        let (mib, mut written) = (vec![1; 1 << 20], 0);
-        while file.write_all(&mib).is_ok() {
-            written += 1;
-            ensure!(written <= TMPFS_MIB, "the small disk is not small");
-        }
-        Ok(path)
+/// Writes to a small disk until not a byte is left.
+fn fill(path: &Path) -> Result<()> {
+    let mut file = File::create(path)?;
+    let (mib, mut written) = (vec![1; 1 << 20], 0);
+    while file.write_all(&mib).is_ok() {
+        written += 1;
+        ensure!(written <= TMPFS_MIB, "the small disk is not small");
     }
+    Ok(())
 }
 
 impl Drop for SmallDisk {
@@ -148,14 +147,15 @@ async fn a_leader_whose_disk_is_full_hands_over_and_says_why() -> Result<()> {
         mounted = SmallDisk::mount(&data);
         Ok(())
     };
-    let fixture = Fixture::start_prepared(|_| {}, prepare).await?;
-    let disk = match mounted {
-        Ok(disk) => disk,
+    let mut fixture = Fixture::start_prepared(|_| {}, prepare).await?;
+    match mounted {
+        // Postgres is found by the folder that it runs in, so the disk stays there until it is gone.
+        Ok(disk) => fixture.keep_beside(disk),
         Err(why) => {
             println!("skipped: no small disk can be mounted: {why}");
             return Ok(());
         }
-    };
+    }
     table(&fixture).await?;
     let leader = fixture.leader().await?;
     if leader != node {
@@ -163,7 +163,8 @@ async fn a_leader_whose_disk_is_full_hands_over_and_says_why() -> Result<()> {
         admin::switchover(&address, &fixture.info().secret, Some(node)).await?;
         fixture.wait_settled(PATIENCE).await?;
     }
-    let ballast = disk.fill()?;
+    let ballast = fixture.data().join(format!("node{node}/data/ballast"));
+    fill(&ballast)?;
     taken_over(&fixture, node, 2).await?;
     says(&fixture, node, &["is full"]).await?;
     std::fs::remove_file(ballast)?;
