@@ -6,6 +6,7 @@ use howdah_protocol::admin::{NodeStatus, Role};
 use howdah_protocol::{LogIndex, Term};
 use howdah_sidecar::admin::{self, Admin, metrics::Metrics, outcome::Asker};
 use howdah_sidecar::config::Config;
+use howdah_sidecar::health::Watcher;
 use howdah_sidecar::pg::server::Server;
 use howdah_sidecar::raft;
 use howdah_sidecar::repair;
@@ -69,7 +70,6 @@ async fn run(config: Config) -> Result<()> {
         status: board.published(),
         group: config.group,
         secret: config.secret.as_str().into(),
-        peers: config.peers.iter().map(|peer| peer.admin.clone()).collect(),
         raft: raft.clone(),
         commands,
         seed: Source::new(Server::target(&config), config.postgres.bin_dir.clone()),
@@ -82,6 +82,8 @@ async fn run(config: Config) -> Result<()> {
 
     let retention = Retention { raft: raft.clone(), log_bytes_max: config.log_bytes_max, needed: board.needed.subscribe() };
     tokio::spawn(retention.run());
+
+    tokio::spawn(Watcher::new(&config, raft.clone(), board.clone()).run());
 
     let manager = Manager::new(&config, raft.clone(), board, received, stopped).await?;
     let ended = manager.run().await;
@@ -103,11 +105,10 @@ async fn stop_on_signal(stop: watch::Sender<bool>) {
 }
 
 fn raft_options(config: &Config) -> raft::Options {
-    let peers = config
-        .peers
-        .iter()
-        .map(|peer| raft::Peer { node: peer.node, admin_addr: peer.admin.clone(), sql_addr: peer.sql.clone() })
-        .collect();
+    // A node that joins forms no group: it waits to be added to one.
+    let founders = if config.join { &[][..] } else { &config.peers };
+    let peers =
+        founders.iter().map(|peer| raft::Peer { node: peer.node, admin_addr: peer.admin.clone(), sql_addr: peer.sql.clone() }).collect();
     let dir = config.data_dir.join("raft");
     let mut options = raft::Options::new(dir, config.cluster.clone(), config.group, config.node, peers, config.secret.clone());
     options.timings.heartbeat = Duration::from_millis(config.timing.heartbeat_ms);
@@ -133,5 +134,6 @@ fn identity(config: &Config) -> NodeStatus {
         sql_address: config.me().sql.clone(),
         admin_address: config.me().admin.clone(),
         detail: "starting".to_owned(),
+        trouble: None,
     }
 }

@@ -35,6 +35,8 @@ struct Node {
     postgres_version: Option<String>,
     sql_address: Option<String>,
     admin_address: String,
+    /// What is wrong with it; null where nothing is known to be.
+    trouble: Option<String>,
 }
 
 pub(crate) async fn run(arguments: Status) -> anyhow::Result<Outcome> {
@@ -75,6 +77,7 @@ fn node(view: &View) -> Node {
         postgres_version: status.map(|status| status.postgres_version.clone()),
         sql_address: status.map(|status| status.sql_address.clone()).or_else(|| view.sql.clone()),
         admin_address: view.admin.clone(),
+        trouble: status.and_then(|status| status.trouble.clone()),
     }
 }
 
@@ -96,7 +99,10 @@ pub(crate) fn table(views: &[View]) -> String {
         let node = node(view);
         let number = |value: Option<u64>| value.map_or("-".to_owned(), |value| value.to_string());
         let detail = match &view.status {
-            Ok(status) => status.detail.clone(),
+            Ok(status) => match &status.trouble {
+                Some(trouble) => format!("{}; TROUBLE: {trouble}", status.detail),
+                None => status.detail.clone(),
+            },
             Err(why) => why.clone(),
         };
         vec![
@@ -146,6 +152,7 @@ mod tests {
             sql_address: "h:1".to_owned(),
             admin_address: "h:2".to_owned(),
             detail: "fine".to_owned(),
+            trouble: None,
         };
         View { id: Some(NodeId(id)), admin: "h:2".to_owned(), sql: Some("h:1".to_owned()), status: Ok(status) }
     }
@@ -166,7 +173,7 @@ mod tests {
         let group = &value["groups"][0];
         assert_eq!(keys(&value), "groups");
         assert_eq!(keys(group), "id leader nodes");
-        let expected = "admin_address applied_index committed_index id lag_ms open postgres_version role sql_address term";
+        let expected = "admin_address applied_index committed_index id lag_ms open postgres_version role sql_address term trouble";
         for node in group["nodes"].as_array().expect("nodes") {
             assert_eq!(keys(node), expected);
         }

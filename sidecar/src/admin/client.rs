@@ -8,8 +8,11 @@ use hyper::http::request::Builder;
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
+use std::time::Duration;
 use tokio::net::TcpStream;
 
+/// The kernel tries again after 1, 3, 7, 15 and 31 seconds: a node that was out of reach for five would be found after seven, or fifteen.
+const CONNECT_WAIT_MAX: Duration = Duration::from_secs(2);
 const ANSWER_BYTES_MAX: usize = 16 << 20;
 
 #[derive(Debug, thiserror::Error)]
@@ -35,7 +38,9 @@ pub async fn post(address: &str, path: &str, secret: &str, body: Bytes) -> Resul
 }
 
 async fn send(address: &str, request: Builder, secret: Option<&str>, body: Bytes) -> Result<Response<Incoming>, Error> {
-    let stream = TcpStream::connect(address).await.map_err(|source| Error::Reach { address: address.to_owned(), source })?;
+    let reach = |source| Error::Reach { address: address.to_owned(), source };
+    let connecting = tokio::time::timeout(CONNECT_WAIT_MAX, TcpStream::connect(address));
+    let stream = connecting.await.unwrap_or_else(|late| Err(late.into())).map_err(reach)?;
     let http = |source| Error::Http { address: address.to_owned(), source };
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(http)?;
     tokio::spawn(connection);
