@@ -14,3 +14,6 @@ pub mod outcomes;
 pub mod pgoutput;
 pub mod role;
 pub mod rollback;
+
+#[cfg(test)]
+mod tests;
