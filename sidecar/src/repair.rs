@@ -97,18 +97,19 @@ impl Error {
 
 /// What the ex-leader asks the leader for.
 #[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-struct Ask {
+pub(crate) struct Ask {
     tables: Vec<AskTable>,
 }
 
-#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct AskTable {
-    schema: String,
-    table: String,
-    /// The key's columns.
-    key: Vec<String>,
+/// Rows of one table.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct AskTable {
+    pub(crate) schema: String,
+    pub(crate) table: String,
+    /// The key's columns; none stands for the row's hash (`apply::fetch::row_hash`).
+    pub(crate) key: Vec<String>,
     /// Their values, in text form.
-    keys: Vec<Vec<String>>,
+    pub(crate) keys: Vec<Vec<String>>,
 }
 
 /// The answer, line by line: each table that there is, with its rows behind it, and in the end the number of rows.

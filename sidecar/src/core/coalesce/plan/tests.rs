@@ -57,7 +57,7 @@ fn run_with(entries: &[(LogIndex, Option<Bytes>)], instance: InstanceId, replace
     let (mut state, mut done, mut plans) = (State::default(), 0, Vec::new());
     let mut relations = Relations::default();
     while done < entries.len() {
-        let plan = plan(instance, &state, &entries[done..], Mode::Net, replacement, &mut relations).unwrap();
+        let plan = plan(instance, &state, &entries[done..], Mode::Net, replacement, None, &mut relations).unwrap();
         let mut text = String::new();
         for part in &plan.parts {
             match part {
@@ -170,7 +170,7 @@ fn rows_are_left_out_up_to_the_cut_and_put_in_there() {
         let mut state = State::default();
         let mut steps = Vec::new();
         for part in [&entries[..cut], &entries[cut..]] {
-            let plan = plan(HERE, &state, part, Mode::Ordered, Some(&replacement), &mut Relations::default()).unwrap();
+            let plan = plan(HERE, &state, part, Mode::Ordered, Some(&replacement), None, &mut Relations::default()).unwrap();
             state = plan.state;
             steps.extend(plan.parts);
         }
@@ -210,7 +210,7 @@ fn chunks_of_a_transaction_before_the_cut_are_filtered_when_they_are_read_again(
 #[test]
 fn what_cannot_be_read_is_an_error() {
     let mut relations = Relations::default();
-    let mut planned = |items| plan(HERE, &State::default(), &log(vec![batch(items)]), Mode::Net, None, &mut relations).err();
+    let mut planned = |items| plan(HERE, &State::default(), &log(vec![batch(items)]), Mode::Net, None, None, &mut relations).err();
     assert_eq!(planned(vec![commit(1, false, &[insert(1)])]), Some(Error::UnknownRelation(5)));
     assert_eq!(planned(vec![commit(1, true, &[])]), Some(Error::ChunksUnknown(1)));
     assert_eq!(planned(vec![commit(1, false, &[b"B".to_vec()])]), Some(Error::Message(pgoutput::Error::Short)));
