@@ -9,12 +9,14 @@
 //! | `GET /v1/lease` | [`Lease`]: for how long nobody else can lead |
 //! | `GET /v1/outcome?node=N&epoch=E&xid=X&after=I` | [`Outcome`] of the transaction with this id, which ran on node N in its serving epoch E and was not committed at index I |
 //! | `GET /v1/checksum?index=N` | [`Checksums`] once this node has applied N; 504 if it has not within 10 s |
+//! | `POST /v1/verify` | [`crate::verify::VerifyEvent`]s, a line each; 503 unless this node leads, or where it is at it already |
 //! | `POST /v1/switchover` | [`Switchover`]; 409 with [`Problem`] where the target cannot take over |
 //! | `GET /healthz`, `/readyz`, `/metrics` | 200 where the process lives; 200 where the node is open; Prometheus text |
 //!
 //! Every answer that is not 2xx carries a [`Problem`].
 
 use crate::ids::{Epoch, GroupId, LogIndex, NodeId, Term};
+use crate::verify::Verified;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -78,6 +80,9 @@ pub struct NodeStatus {
     pub admin_address: String,
     /// What the node is doing, or why it is not open. For people.
     pub detail: String,
+    /// How it was when it was last compared with the leader.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verified: Option<Verified>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

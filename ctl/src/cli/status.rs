@@ -146,6 +146,7 @@ mod tests {
             sql_address: "h:1".to_owned(),
             admin_address: "h:2".to_owned(),
             detail: "fine".to_owned(),
+            verified: None,
         };
         View { id: Some(NodeId(id)), admin: "h:2".to_owned(), sql: Some("h:1".to_owned()), status: Ok(status) }
     }

@@ -2,15 +2,20 @@
 
 use super::SECRET_HEADER;
 use bytes::Bytes;
-use http_body_util::{BodyExt, Full, Limited};
-use hyper::body::Incoming;
+use futures::stream;
+use http_body_util::{BodyExt, Full, Limited, StreamBody};
+use hyper::body::{Body, Frame, Incoming};
 use hyper::http::request::Builder;
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
+use std::convert::Infallible;
 use tokio::net::TcpStream;
+use tokio::sync::mpsc;
 
 const ANSWER_BYTES_MAX: usize = 16 << 20;
+/// Parts of a request that wait for the network.
+const CONVERSATION_LINES_MAX: usize = 4;
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -34,7 +39,29 @@ pub async fn post(address: &str, path: &str, secret: &str, body: Bytes) -> Resul
     send(address, Request::post(path), Some(secret), body).await
 }
 
+/// A POST whose body is sent bit by bit while the answer comes: what is sent to the channel goes out, and the request ends with it.
+pub async fn converse(
+    address: &str,
+    path: &str,
+    secret: &str,
+) -> Result<(mpsc::Sender<Bytes>, Response<Incoming>), Error> {
+    let (said, say) = mpsc::channel(CONVERSATION_LINES_MAX);
+    let body = stream::unfold(say, |mut say: mpsc::Receiver<Bytes>| async move {
+        let bytes = say.recv().await?;
+        Some((Ok::<_, Infallible>(Frame::data(bytes)), say))
+    });
+    let response = exchange(address, Request::post(path), Some(secret), StreamBody::new(Box::pin(body))).await?;
+    Ok((said, response))
+}
+
 async fn send(address: &str, request: Builder, secret: Option<&str>, body: Bytes) -> Result<Response<Incoming>, Error> {
+    exchange(address, request, secret, Full::new(body)).await
+}
+
+async fn exchange<B>(address: &str, request: Builder, secret: Option<&str>, body: B) -> Result<Response<Incoming>, Error>
+where
+    B: Body<Data = Bytes, Error = Infallible> + Send + 'static,
+{
     let stream = TcpStream::connect(address).await.map_err(|source| Error::Reach { address: address.to_owned(), source })?;
     let http = |source| Error::Http { address: address.to_owned(), source };
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(http)?;
@@ -44,7 +71,7 @@ async fn send(address: &str, request: Builder, secret: Option<&str>, body: Bytes
         request = request.header(SECRET_HEADER, secret);
     }
     let garbled = |what: String| Error::Garbled { address: address.to_owned(), what };
-    let request = request.body(Full::new(body)).map_err(|error| garbled(error.to_string()))?;
+    let request = request.body(body).map_err(|error| garbled(error.to_string()))?;
     let response = sender.send_request(request).await.map_err(http)?;
     if response.status().is_success() {
         return Ok(response);

@@ -60,26 +60,31 @@ pub fn row_hash(columns: &[String]) -> String {
     format!("pg_catalog.hashtextextended(ROW({})::pg_catalog.text COLLATE \"C\", 0)", values.join(", "))
 }
 
-/// [`row_hash`] of a table.
-#[must_use]
-pub fn table_hash(table: &Table) -> String {
-    row_hash(&table.relation.columns.iter().map(|column| column.name.clone()).collect::<Vec<_>>())
-}
-
-/// The rows that have these keys, in no order; of a table without a key, those with these hashes. A key that no row has is no error.
+/// The rows that have these keys, in no order. A key that no row has is no error.
 pub async fn rows(client: &Client, table: &Table, keys: &[Vec<Bytes>]) -> Result<impl Stream<Item = Result<Row, Error>> + use<>, Error> {
     let local = catalog::look_up(client, table).await?;
-    let (params, text) = if table.key.is_empty() {
-        let hashes = Param::column(&Form::Int8, keys.iter().map(|key| key.first()))?;
-        (vec![hashes], sql::rows_by_hash(&local, &table_hash(table)))
-    } else {
-        let params = table.key.iter().enumerate();
-        let params = params.map(|(i, at)| Param::column(&local.columns[*at].form, keys.iter().map(|key| key.get(i))));
-        (params.collect::<Result<Vec<_>, _>>()?, sql::rows_by_key(table, &local))
-    };
+    let params = table.key.iter().enumerate();
+    let params = params.map(|(i, at)| Param::column(&local.columns[*at].form, keys.iter().map(|key| key.get(i))));
+    let params = params.collect::<Result<Vec<_>, _>>()?;
+    query(client, table, &sql::rows_by_key(table, &local), params).await
+}
+
+/// As [`rows`], those with these hashes over `columns`.
+pub async fn rows_by_hash(
+    client: &Client,
+    table: &Table,
+    columns: &[String],
+    hashes: &[Vec<Bytes>],
+) -> Result<impl Stream<Item = Result<Row, Error>> + use<>, Error> {
+    let local = catalog::look_up(client, table).await?;
+    let hashes = Param::column(&Form::Int8, hashes.iter().map(|hash| hash.first()))?;
+    query(client, table, &sql::rows_by_hash(&local, &row_hash(columns)), vec![hashes]).await
+}
+
+async fn query(client: &Client, table: &Table, text: &str, params: Vec<Param>) -> Result<impl Stream<Item = Result<Row, Error>> + use<>, Error> {
     let context = format!("reading rows of {}", table.name());
     let failed = move |source| Error::postgres(context.clone(), source);
-    let statement = client.prepare(&text).await.map_err(failed.clone())?;
+    let statement = client.prepare(text).await.map_err(failed.clone())?;
     let rows = client.query_raw(&statement, params).await.map_err(failed.clone())?;
     Ok(rows.map_err(failed).map_ok(|row| (0..row.len()).map(|at| row.get(at)).collect()))
 }
