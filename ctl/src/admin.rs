@@ -1,7 +1,11 @@
 //! A small client of the admin API of sidecars and proxies: one connection per call, every call with a time-out and a bounded answer.
 
+pub mod verify;
+
 use bytes::Bytes;
-use howdah_protocol::admin::{Checksums, Committed, NodeStatus, Problem, Switchover, SwitchoverRequest};
+use howdah_protocol::admin::{
+    AddMember, Checksums, Committed, MemberStep, Members, NodeStatus, Problem, RemoveMember, Switchover, SwitchoverRequest,
+};
 use howdah_protocol::{LogIndex, NodeId};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::{Method, Request, StatusCode};
@@ -18,6 +22,8 @@ pub const STATUS_TIMEOUT: Duration = Duration::from_secs(2);
 pub const CHECKSUM_TIMEOUT: Duration = Duration::from_secs(300);
 /// The sidecar itself gives up earlier and says why.
 pub const SWITCHOVER_TIMEOUT: Duration = Duration::from_secs(30);
+/// A change of the membership is decided by a majority, for which the sidecar waits up to 30 s; so it does for a hand-over.
+pub const MEMBER_TIMEOUT: Duration = Duration::from_secs(35);
 const ANSWER_BYTES_MAX: usize = 16 << 20;
 
 #[derive(Debug, thiserror::Error)]
@@ -43,14 +49,34 @@ pub async fn committed(address: &str) -> Result<Committed, Error> {
     get(address, "/v1/committed", STATUS_TIMEOUT).await
 }
 
-pub async fn checksum(address: &str, index: LogIndex) -> Result<Checksums, Error> {
-    get(address, &format!("/v1/checksum?index={index}"), CHECKSUM_TIMEOUT).await
+pub async fn checksum(address: &str, secret: &str, index: LogIndex) -> Result<Checksums, Error> {
+    let path = format!("/v1/checksum?index={index}");
+    let call = Call { address, path: &path, method: Method::GET, secret: Some(secret), body: Vec::new(), timeout: CHECKSUM_TIMEOUT };
+    call.json().await
 }
 
 /// Asks the leader at `address` to hand over.
 pub async fn switchover(address: &str, secret: &str, to: Option<NodeId>) -> Result<Switchover, Error> {
     let body = serde_json::to_vec(&SwitchoverRequest { to }).expect("plain data serialises");
     let call = Call { address, path: "/v1/switchover", method: Method::POST, secret: Some(secret), body, timeout: SWITCHOVER_TIMEOUT };
+    call.json().await
+}
+
+pub async fn members(address: &str) -> Result<Members, Error> {
+    get(address, "/v1/members", STATUS_TIMEOUT).await
+}
+
+/// Asks the leader at `address` for the next step of an addition.
+pub async fn add_member(address: &str, secret: &str, new: &AddMember) -> Result<MemberStep, Error> {
+    let body = serde_json::to_vec(new).expect("plain data serialises");
+    let call = Call { address, path: "/v1/members/add", method: Method::POST, secret: Some(secret), body, timeout: MEMBER_TIMEOUT };
+    call.json().await
+}
+
+/// Asks the leader at `address` for the next step of a removal.
+pub async fn remove_member(address: &str, secret: &str, node: NodeId) -> Result<MemberStep, Error> {
+    let body = serde_json::to_vec(&RemoveMember { node }).expect("plain data serialises");
+    let call = Call { address, path: "/v1/members/remove", method: Method::POST, secret: Some(secret), body, timeout: MEMBER_TIMEOUT };
     call.json().await
 }
 

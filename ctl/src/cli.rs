@@ -2,6 +2,7 @@
 
 pub(crate) mod down;
 pub(crate) mod live;
+pub(crate) mod node;
 pub(crate) mod signals;
 pub(crate) mod status;
 pub(crate) mod switchover;
@@ -31,7 +32,10 @@ Examples:
   howdahctl status                        who leads, who lags
   howdahctl status --json | jq .          the same for scripts
   howdahctl switchover 2                  node 2 takes over; clients notice a short pause
+  howdahctl node add                      one more node, filled while the others serve
+  howdahctl node replace 2                a new node in the place of node 2
   howdahctl verify                        do all nodes hold the same data?
+  howdahctl verify --repair               bring rows that differ back to the leader's
   howdahctl demo --exit                   load, kill the leader, count what was lost
 
 Exit codes:
@@ -61,9 +65,15 @@ pub(crate) enum Command {
     Status(Status),
     /// Hand leadership to another node, without an error for any client.
     Switchover(Switchover),
+    /// Add, remove or replace a node of the local cluster, while it serves.
+    #[command(subcommand)]
+    Node(node::Node),
     /// Stop the cluster of the data folder. Its data stays.
     Down(Down),
     /// Compare checksums of every table on every node at one log index.
+    ///
+    /// Clients go on meanwhile: each node stops applying the log for a moment, takes a snapshot at the same place, and goes on. Where a
+    /// table differs, the ranges of its key that do are searched down to the rows. Needs the cluster's secret.
     Verify(Verify),
     /// Show what this is for: load, kill the leader in the middle, count.
     Demo(Demo),
@@ -139,7 +149,11 @@ pub(crate) struct Down {
 pub(crate) struct Verify {
     #[command(flatten)]
     pub(crate) target: target::Arguments,
-    /// Print JSON: {"index","identical","tables":[{"table","identical","nodes":{"1":{"rows","sum"},...}}]}
+    /// Bring rows that differ back to the leader's, each node at one place of the log, and compare again
+    #[arg(long)]
+    pub(crate) repair: bool,
+    /// Print JSON: {"leader","index","identical","tables":[{"table","identical","nodes":{"1":{"rows","sum"},...},"key","differences":
+    /// [{"node","changed","missing","surplus","complete","from","to","keys"}]}],"absent","repairs"}
     #[arg(long)]
     pub(crate) json: bool,
 }
@@ -205,6 +219,11 @@ mod tests {
         assert!(matches!(parse("switchover 2"), Ok(Command::Switchover(Switchover { to: Some(NodeId(2)), .. }))));
         assert!(matches!(parse("switchover"), Ok(Command::Switchover(Switchover { to: None, .. }))));
         assert!(matches!(parse("status --json"), Ok(Command::Status(Status { json: true, .. }))));
+        assert!(matches!(parse("node add --json"), Ok(Command::Node(node::Node::Add(node::Add { id: None, .. })))));
+        assert!(matches!(
+            parse("node replace 2 --id 7"),
+            Ok(Command::Node(node::Node::Replace(node::Replace { node: NodeId(2), id: Some(NodeId(7)), .. })))
+        ));
         assert!(matches!(parse("demo --exit"), Ok(Command::Demo(Demo { exit: true, port: 6432, .. }))));
         match parse("up --set work_mem=16MB --set application_name=a=b") {
             Ok(Command::Up(up)) => assert_eq!(up.set[1], ("application_name".to_owned(), "a=b".to_owned())),
@@ -222,6 +241,8 @@ mod tests {
             ("switchover 0", "node's number"),
             ("status --admin 1:1 --data x", "cannot be used with"),
             ("demo --clients 0", "1..=64"),
+            ("node remove", "<NODE>"),
+            ("node replace 0", "node's number"),
             ("explode", "unrecognized subcommand"),
         ] {
             let error = parse(line).expect_err(line);

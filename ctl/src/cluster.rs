@@ -23,6 +23,7 @@ mod files;
 mod info;
 mod lock;
 mod manifest;
+mod members;
 mod options;
 mod pause;
 mod ports;
@@ -35,6 +36,7 @@ pub use binaries::Binaries;
 pub use error::Error;
 pub use faults::{Killed, Shutdown};
 pub use info::{Info, NodeAddress};
+pub use members::Progress;
 pub use options::{Host, Hosts, Lifetime, Options, Port};
 pub use pause::{Part, Paused};
 pub use status::{NodeView, Observed};
@@ -58,6 +60,7 @@ pub struct Cluster {
     options: Options,
     layout: Layout,
     info: Info,
+    manifest: Manifest,
     nodes: Vec<Option<Process>>,
     proxy: Option<Process>,
     lock: Option<DirLock>,
@@ -76,7 +79,7 @@ impl Cluster {
         let (base, claim) = ports::choose(options.port, options.nodes)?;
         let manifest = Manifest::generate(&options, &layout, base);
         manifest.store(&layout.manifest())?;
-        Self::assemble(options, layout, &manifest, lock, claim)
+        Self::assemble(options, layout, manifest, lock, claim)
     }
 
     /// The cluster that is in a folder already. A node count or port that differs from what it was made with is refused: the members
@@ -88,7 +91,24 @@ impl Cluster {
         let lock = DirLock::take(&layout, &options.purpose)?;
         process::end_leftovers(&layout, &manifest, LEFTOVER_GRACE).await?;
         files::must_be_reachable(&layout, &options)?;
-        Self::assemble(options, layout, &manifest, lock, None)
+        Self::assemble(options, layout, manifest, lock, None)
+    }
+
+    /// The cluster that runs detached in a folder, to change its members. Its processes are left as they are; end with [`Self::detach`].
+    pub async fn take_over(mut options: Options) -> Result<Self, Error> {
+        let layout = Layout::of(&options.data)?;
+        let manifest = Manifest::load(&layout.manifest())?;
+        let lock = DirLock::take(&layout, &options.purpose)?;
+        if !process::any_recorded_runs(&layout, &manifest) {
+            return Err(Error::NotRunning(layout.root().to_owned()));
+        }
+        let info = Info::new(&manifest);
+        if let Some(node) = info.nodes.first() {
+            config::adopt(&mut options, &layout, node.id)?;
+        }
+        options.lifetime = Lifetime::Detached;
+        let nodes = info.nodes.iter().map(|_| None).collect();
+        Ok(Self { options, layout, info, manifest, nodes, proxy: None, lock: Some(lock), _claim: None })
     }
 
     /// Resumes where the folder holds a cluster, creates one otherwise.
@@ -96,11 +116,11 @@ impl Cluster {
         if Info::exists(&options.data) { Self::resume(options).await } else { Self::create(options).await }
     }
 
-    fn assemble(options: Options, layout: Layout, manifest: &Manifest, lock: DirLock, claim: Option<ports::Claim>) -> Result<Self, Error> {
-        let info = Info::new(manifest);
-        config::write(&options, &layout, manifest)?;
+    fn assemble(options: Options, layout: Layout, manifest: Manifest, lock: DirLock, claim: Option<ports::Claim>) -> Result<Self, Error> {
+        let info = Info::new(&manifest);
+        config::write(&options, &layout, &manifest)?;
         let nodes = info.nodes.iter().map(|_| None).collect();
-        Ok(Self { options, layout, info, nodes, proxy: None, lock: Some(lock), _claim: claim })
+        Ok(Self { options, layout, info, manifest, nodes, proxy: None, lock: Some(lock), _claim: claim })
     }
 
     /// Starts every process that does not run and waits until a leader is open and the proxy serves.
@@ -191,6 +211,7 @@ impl Cluster {
             process.terminate();
             process.wait_ended(STOP_GRACE).await?;
         }
+        process::terminate_one(&self.layout.sidecar(node), STOP_GRACE).await?;
         let mut servers = servers::of(&self.layout.pg_data(node));
         servers.kill();
         servers.wait_gone().await
@@ -252,7 +273,11 @@ impl Cluster {
     }
 
     fn nth(&self, node: NodeId) -> Result<usize, Error> {
-        self.info.nodes.iter().position(|known| known.id == node).ok_or(Error::NoSuchNode { node, nodes: self.info.nodes.len() })
+        self.info.nodes.iter().position(|known| known.id == node).ok_or_else(|| self.no_such_node(node))
+    }
+
+    fn no_such_node(&self, node: NodeId) -> Error {
+        Error::NoSuchNode { node, nodes: self.info.nodes.iter().map(|known| known.id).collect() }
     }
 }
 

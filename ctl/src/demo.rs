@@ -10,6 +10,7 @@ use crate::cli::signals::StopSignals;
 use crate::cli::target::Target;
 use crate::cli::{self, Outcome, up, verify};
 use anyhow::{Context, bail};
+use howdah_protocol::verify::VerifyRequest;
 use howdah_ctl::cluster::{Cluster, Info, Options, Port};
 use howdah_ctl::core::gap::write_gap;
 use howdah_ctl::load::{self, Load, Script};
@@ -114,8 +115,8 @@ async fn show(cluster: &mut Cluster, options: &Options, arguments: &cli::Demo) -
     let gap = write_gap(books.acks(), killed.at.saturating_duration_since(books.started));
     cluster.wait_settled(SETTLE_TIMEOUT).await?;
     let audit = books.audit(&url).await?;
-    let comparison = verify::verify(&Target::of(&info)).await?;
-    Ok(Report { audit, gap, comparison })
+    let verified = verify::verify(&Target::of(&info), VerifyRequest::default(), |_| {}).await?;
+    Ok(Report { audit, gap, verified })
 }
 
 fn say(began: Instant, what: &str) {

@@ -18,6 +18,7 @@ fn main() -> ExitCode {
             Command::Up(up) => cli::up::run(up).await,
             Command::Status(status) => cli::status::run(status).await,
             Command::Switchover(switchover) => cli::switchover::run(switchover).await,
+            Command::Node(node) => cli::node::run(node).await,
             Command::Down(down) => cli::down::run(down).await,
             Command::Verify(verify) => cli::verify::run(verify).await,
             Command::Demo(demo) => demo::run(demo).await,

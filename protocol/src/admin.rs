@@ -11,6 +11,9 @@
 //! | `GET /v1/checksum?index=N` | [`Checksums`] once this node has applied N; 504 if it has not within 10 s |
 //! | `POST /v1/verify` | [`crate::verify::VerifyEvent`]s, a line each; 503 unless this node leads, or where it is at it already |
 //! | `POST /v1/switchover` | [`Switchover`]; 409 with [`Problem`] where the target cannot take over |
+//! | `GET /v1/members` | [`Members`]: the group's members as the log has them, and every id that was ever given away |
+//! | `POST /v1/members/add` | [`MemberStep`]: takes [`AddMember`] one step further, on the leader; asked again until the node votes |
+//! | `POST /v1/members/remove` | [`MemberStep`]: takes [`RemoveMember`] one step further, on the leader; asked again until the node is out |
 //! | `GET /healthz`, `/readyz`, `/metrics` | 200 where the process lives; 200 where the node is open; Prometheus text |
 //!
 //! Every answer that is not 2xx carries a [`Problem`].
@@ -157,6 +160,60 @@ pub struct SwitchoverRequest {
 pub struct Switchover {
     pub from: NodeId,
     pub to: NodeId,
+}
+
+/// One member of the group, as the log has it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Member {
+    pub node: NodeId,
+    /// host:port of its admin API.
+    pub admin: String,
+    /// host:port of its Postgres.
+    pub sql: String,
+    /// Counts for the majority; a learner only follows.
+    pub voter: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Members {
+    pub members: Vec<Member>,
+    /// Ids of all nodes that are or were members, in order. None of them is ever given to another node.
+    pub ids_used: Vec<NodeId>,
+}
+
+/// A node whose sidecar runs, with `join = true`, and waits.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AddMember {
+    pub node: NodeId,
+    pub admin: String,
+    pub sql: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RemoveMember {
+    pub node: NodeId,
+}
+
+/// How far a change of the membership has come. The calls are repeated, so that a change survives whoever asked and whoever led.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MemberState {
+    /// It follows without a vote, and is being filled or catches up.
+    Joining,
+    /// It votes: the addition is done.
+    Voter,
+    /// It led and has handed over: ask the new leader to remove it.
+    HandedOver,
+    /// It is no member any more: the removal is done.
+    Removed,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemberStep {
+    pub node: NodeId,
+    pub state: MemberState,
+    /// What the node is doing. For people.
+    pub detail: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

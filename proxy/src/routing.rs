@@ -6,9 +6,12 @@
 //!   sidecar --NDJSON--> follow(place) --/       |
 //!   leader  <--------- leases::follow ----------'
 //! ```
+//!
+//! The configured sidecars are followed always. Members that are not among them are found by asking the leader (`members`).
 
 pub(crate) mod http;
 mod leases;
+mod members;
 pub(crate) mod positions;
 
 use crate::clock;
@@ -56,6 +59,7 @@ impl Routes {
         for (place, address) in sidecars.iter().enumerate() {
             tokio::spawn(follow(place, address.clone(), Arc::clone(&sender)));
         }
+        tokio::spawn(members::discover(sidecars.to_vec(), sender));
         routes
     }
 

@@ -24,6 +24,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 pub mod client;
 mod listener;
+mod members;
 pub mod metrics;
 pub mod outcome;
 
@@ -53,8 +54,6 @@ pub struct Admin {
     pub status: watch::Receiver<NodeStatus>,
     pub group: GroupId,
     pub secret: Arc<str>,
-    /// Admin addresses of all members of the group.
-    pub peers: Arc<[String]>,
     pub raft: raft::Handle,
     pub commands: mpsc::Sender<Command>,
     pub seed: seed::Source,
@@ -82,6 +81,7 @@ impl Admin {
                 | "/v1/committed"
                 | "/v1/lease"
                 | "/v1/outcome"
+                | "/v1/members"
         );
         if !public && request.headers().get(SECRET_HEADER).is_none_or(|shown| shown.as_bytes() != self.secret.as_bytes()) {
             return problem(
@@ -97,6 +97,9 @@ impl Admin {
             (&Method::GET, "/v1/status") => json(StatusCode::OK, &*self.status.borrow()),
             (&Method::GET, "/v1/status/stream") => self.stream(),
             (&Method::GET, "/v1/cluster") => self.cluster().await,
+            (&Method::GET, "/v1/members") => self.members(),
+            (&Method::POST, "/v1/members/add") => self.add_member(request).await,
+            (&Method::POST, "/v1/members/remove") => self.remove_member(request).await,
             (&Method::GET, "/v1/committed") => self.committed().await,
             (&Method::GET, "/v1/lease") => self.lease(),
             (&Method::GET, "/v1/outcome") => self.outcome(request.uri().query().unwrap_or_default()).await,
@@ -141,7 +144,9 @@ impl Admin {
 
     async fn cluster(&self) -> Response<Body> {
         let mine = self.status.borrow().clone();
-        let asked = self.peers.iter().filter(|address| **address != mine.admin_address).map(|address| async move {
+        let members = self.raft.members();
+        let asked = members.iter().map(|member| &member.admin_addr).filter(|address| **address != mine.admin_address);
+        let asked = asked.map(|address| async move {
             let call = client::get_json::<NodeStatus>(address, "/v1/status");
             tokio::time::timeout(PEER_TIMEOUT, call).await.ok().and_then(Result::ok)
         });
@@ -179,22 +184,39 @@ impl Admin {
     }
 
     async fn switchover(&self, request: Request<Incoming>) -> Response<Body> {
-        let body = Limited::new(request.into_body(), REQUEST_BYTES_MAX).collect().await;
-        let bytes = body.map(http_body_util::Collected::to_bytes).unwrap_or_default();
+        let bytes = body_bytes(request).await;
         let parsed = if bytes.is_empty() { Ok(SwitchoverRequest::default()) } else { serde_json::from_slice(&bytes) };
         let Ok(request) = parsed else {
             return problem(StatusCode::BAD_REQUEST, "the body is not {\"to\": node}", None);
         };
-        let (answer, answered) = oneshot::channel();
-        if self.commands.try_send(Command::Switchover { request, answer }).is_err() {
-            return problem(StatusCode::SERVICE_UNAVAILABLE, "the node is busy with another command", Some("try again"));
-        }
-        match tokio::time::timeout(COMMAND_TIMEOUT, answered).await {
-            Ok(Ok(Ok(done))) => json(StatusCode::OK, &done),
-            Ok(Ok(Err(refused))) => json(StatusCode::CONFLICT, &refused),
-            _ => problem(StatusCode::GATEWAY_TIMEOUT, "the node did not answer", None),
+        match self.hand_over(request).await {
+            Ok(done) => json(StatusCode::OK, &done),
+            Err(refused) => refused,
         }
     }
+
+    /// Asks the role manager, which lets what is under way end first.
+    async fn hand_over(&self, request: SwitchoverRequest) -> Result<Switchover, Response<Body>> {
+        let (answer, answered) = oneshot::channel();
+        if self.commands.try_send(Command::Switchover { request, answer }).is_err() {
+            return Err(problem(StatusCode::SERVICE_UNAVAILABLE, "the node is busy with another command", Some("try again")));
+        }
+        match tokio::time::timeout(COMMAND_TIMEOUT, answered).await {
+            Ok(Ok(Ok(done))) => Ok(done),
+            Ok(Ok(Err(refused))) => Err(json(StatusCode::CONFLICT, &refused)),
+            _ => Err(problem(StatusCode::GATEWAY_TIMEOUT, "the node did not answer", None)),
+        }
+    }
+}
+
+/// Empty where it is too long or breaks off.
+async fn body_bytes(request: Request<Incoming>) -> Bytes {
+    let body = Limited::new(request.into_body(), REQUEST_BYTES_MAX).collect().await;
+    body.map(http_body_util::Collected::to_bytes).unwrap_or_default()
+}
+
+async fn body_json<T: serde::de::DeserializeOwned>(request: Request<Incoming>) -> Option<T> {
+    serde_json::from_slice(&body_bytes(request).await).ok()
 }
 
 pub(crate) fn full(bytes: impl Into<Bytes>) -> Body {

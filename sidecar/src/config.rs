@@ -25,8 +25,11 @@ pub struct Config {
     /// Shared by all members of the cluster: peers and switchover calls must show it.
     pub secret: String,
     pub postgres: Postgres,
-    /// All members of the group, this node included.
+    /// The members that found the group, this node included; later the members are in the log. Of a node that joins, its own entry is enough.
     pub peers: Vec<Peer>,
+    /// This node founds no group: it waits until it is added to one (`howdahctl node add`), is filled from the leader, and follows.
+    #[serde(default)]
+    pub join: bool,
     /// The log is shortened when it takes more than this on disk. What is kept lets a node catch up that was away.
     #[serde(default = "default_log_bytes_max")]
     pub log_bytes_max: u64,
@@ -180,6 +183,12 @@ impl Config {
             }
         }
         Ok(())
+    }
+
+    /// Stands while this node's Postgres is being filled: what is there then is not whole.
+    #[must_use]
+    pub fn seeding_mark(&self) -> PathBuf {
+        self.data_dir.join("seeding")
     }
 
     /// Where repairs leave what they took away.

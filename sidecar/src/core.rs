@@ -9,6 +9,7 @@ pub mod divergence;
 pub mod entry;
 pub mod lag;
 pub mod lease;
+pub mod membership;
 pub mod outcomes;
 pub mod pgoutput;
 pub mod role;

@@ -71,7 +71,6 @@ async fn run(config: Config) -> Result<()> {
         status: board.published(),
         group: config.group,
         secret: config.secret.as_str().into(),
-        peers: config.peers.iter().map(|peer| peer.admin.clone()).collect(),
         raft: raft.clone(),
         commands,
         seed: Source::new(Server::target(&config), config.postgres.bin_dir.clone()),
@@ -108,11 +107,10 @@ async fn stop_on_signal(stop: watch::Sender<bool>) {
 }
 
 fn raft_options(config: &Config) -> raft::Options {
-    let peers = config
-        .peers
-        .iter()
-        .map(|peer| raft::Peer { node: peer.node, admin_addr: peer.admin.clone(), sql_addr: peer.sql.clone() })
-        .collect();
+    // A node that joins forms no group: it waits to be added to one.
+    let founders = if config.join { &[][..] } else { &config.peers };
+    let peers =
+        founders.iter().map(|peer| raft::Peer { node: peer.node, admin_addr: peer.admin.clone(), sql_addr: peer.sql.clone() }).collect();
     let dir = config.data_dir.join("raft");
     let mut options = raft::Options::new(dir, config.cluster.clone(), config.group, config.node, peers, config.secret.clone());
     options.timings.heartbeat = Duration::from_millis(config.timing.heartbeat_ms);

@@ -25,6 +25,7 @@ mod lead;
 mod promote;
 mod reconcile;
 mod repair;
+mod seed;
 mod sequences;
 mod standby;
 mod watchdog;
@@ -205,6 +206,9 @@ impl Manager {
     async fn start(&mut self) -> Result<Stage, Error> {
         self.say(Role::Starting, "starting PostgreSQL");
         self.leave_behind().await;
+        if self.must_be_seeded() {
+            return Ok(Stage::Seed);
+        }
         if let Some(server) = &mut self.server {
             server.init().await?;
             server.start().await?;
@@ -299,7 +303,9 @@ impl Manager {
     }
 
     async fn stop_server(&mut self) {
+        // A node that waits to be added has none yet.
         if let Some(server) = &mut self.server
+            && self.config.pg_data().exists()
             && let Err(error) = server.stop(Shutdown::Fast).await
         {
             tracing::error!(%error, "PostgreSQL was not stopped");

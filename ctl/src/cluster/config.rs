@@ -4,7 +4,7 @@ use super::files::{self, Layout};
 use super::manifest::{Manifest, write_private};
 use super::{Error, Info, Options};
 use howdah_protocol::NodeId;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -17,6 +17,9 @@ struct Sidecar<'a> {
     admin_listen: SocketAddr,
     secret: &'a str,
     peers: Vec<Peer>,
+    join: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    verify_interval_s: Option<u64>,
     postgres: Postgres<'a>,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     timing: &'a BTreeMap<String, u64>,
@@ -58,13 +61,52 @@ pub(crate) fn write(options: &Options, layout: &Layout, manifest: &Manifest) -> 
     let info = Info::new(manifest);
     files::make_dir(&manifest.socket_root)?;
     for node in &info.nodes {
-        files::make_dir(&layout.node(node.id))?;
-        files::make_dir(&layout.sidecar_data(node.id))?;
-        files::make_postgres_dir(&socket_dir(manifest, node.id), &options.os_user)?;
-        let file = layout.sidecar(node.id).config;
-        write_private(&file, &toml::to_string(&sidecar(options, layout, manifest, &info, node.id)).expect("plain data serialises"))?;
+        write_node(options, layout, manifest, &info, node.id)?;
     }
     write_private(&layout.proxy().config, &toml::to_string(&proxy(options, &info)).expect("plain data serialises"))
+}
+
+/// The folders and the configuration of one node.
+pub(crate) fn write_node(options: &Options, layout: &Layout, manifest: &Manifest, info: &Info, node: NodeId) -> Result<(), Error> {
+    files::make_dir(&layout.node(node))?;
+    files::make_dir(&layout.sidecar_data(node))?;
+    files::make_postgres_dir(&socket_dir(manifest, node), &options.os_user)?;
+    let file = layout.sidecar(node).config;
+    write_private(&file, &toml::to_string(&sidecar(options, layout, manifest, info, node)).expect("plain data serialises"))
+}
+
+/// Tells the proxy's configuration, for its next start, where the nodes are. The rest of it stays.
+pub(crate) fn write_sidecars(layout: &Layout, info: &Info) -> Result<(), Error> {
+    let file = layout.proxy().config;
+    let text = std::fs::read_to_string(&file).map_err(Error::io(file.display().to_string()))?;
+    let mut known: toml::Table =
+        toml::from_str(&text).map_err(|error| Error::BadManifest { path: file.clone(), what: error.to_string() })?;
+    let sidecars = info.nodes.iter().map(|node| toml::Value::String(node.admin.to_string())).collect();
+    known.insert("sidecars".to_owned(), toml::Value::Array(sidecars));
+    write_private(&file, &toml::to_string(&known).expect("plain data serialises"))
+}
+
+/// Takes over into `options` what the running nodes were started with and the manifest does not know.
+pub(crate) fn adopt(options: &mut Options, layout: &Layout, node: NodeId) -> Result<(), Error> {
+    #[derive(Deserialize)]
+    struct Known {
+        #[serde(default)]
+        timing: BTreeMap<String, u64>,
+        postgres: KnownPostgres,
+    }
+    #[derive(Deserialize)]
+    struct KnownPostgres {
+        bin_dir: PathBuf,
+        os_user: String,
+        #[serde(default)]
+        settings: BTreeMap<String, String>,
+    }
+    let file = layout.sidecar(node).config;
+    let text = std::fs::read_to_string(&file).map_err(Error::io(file.display().to_string()))?;
+    let known: Known = toml::from_str(&text).map_err(|error| Error::BadManifest { path: file, what: error.to_string() })?;
+    (options.timing, options.settings) = (known.timing, known.postgres.settings);
+    (options.pg_bin_dir, options.os_user) = (known.postgres.bin_dir, known.postgres.os_user);
+    Ok(())
 }
 
 fn socket_dir(manifest: &Manifest, node: NodeId) -> PathBuf {
@@ -79,7 +121,9 @@ fn sidecar<'a>(options: &'a Options, layout: &Layout, manifest: &'a Manifest, in
         data_dir: layout.sidecar_data(id),
         admin_listen: me.admin,
         secret: &manifest.secret,
+        join: manifest.joined(id),
         peers: info.nodes.iter().map(|node| Peer { node: node.id, admin: node.admin, sql: node.sql }).collect(),
+        verify_interval_s: options.verify_interval_s,
         postgres: Postgres {
             mode: "managed",
             bin_dir: options.pg_bin_dir.clone(),

@@ -36,8 +36,18 @@ pub enum Error {
     NoPorts,
     #[error("{}: user `{user}` (Postgres does not run as root) cannot enter this folder; `chmod o+x` it, or choose another data folder with --data", .folder.display())]
     Unreachable { folder: PathBuf, user: String },
-    #[error("there is no node {node}: the nodes are 1 to {nodes}")]
-    NoSuchNode { node: NodeId, nodes: usize },
+    #[error("there is no node {node}; the nodes are {}", .nodes.iter().map(NodeId::to_string).collect::<Vec<_>>().join(", "))]
+    NoSuchNode { node: NodeId, nodes: Vec<NodeId> },
+    #[error("id {node} is or was a node's; ids are never used again, the next free one is {next}")]
+    IdUsed { node: NodeId, next: NodeId },
+    #[error("a local cluster has at most {max} nodes; remove one first, or use another machine")]
+    Full { max: u32 },
+    #[error("nodes of a cluster whose processes have hosts of their own cannot come or go here")]
+    OnHosts,
+    #[error("{}: not running; start it first: `howdahctl up --detach --data {}`", .0.display(), .0.display())]
+    NotRunning(PathBuf),
+    #[error("node {node}: {source}")]
+    Member { node: NodeId, source: crate::admin::Error },
     #[error("{name} ended ({how}); the end of {}:\n{tail}", .log.display())]
     Ended { name: String, how: String, log: PathBuf, tail: String },
     #[error("{what} did not happen within {} s{detail}", .after.as_secs())]

@@ -1,7 +1,7 @@
 //! Addresses and credentials of a cluster, readable by whoever may read its folder, whether or not it owns the processes.
 
 use super::files::Layout;
-use super::manifest::{self, Manifest};
+use super::manifest::{self, Manifest, Member};
 use super::{Error, ports};
 use howdah_protocol::NodeId;
 use std::fmt;
@@ -49,8 +49,12 @@ impl Info {
             address.set_ip(manifest.address(nth));
             address
         };
-        let node = |(nth, id)| NodeAddress { id, admin: at(nth, ports::node_admin(base, id)), sql: at(nth, ports::node_sql(base, id)) };
-        let nodes: Vec<NodeAddress> = manifest.ids().enumerate().map(node).collect();
+        let node = |(nth, member): (usize, Member)| NodeAddress {
+            id: member.id,
+            admin: at(nth, ports::node_admin(base, member.place)),
+            sql: at(nth, ports::node_sql(base, member.place)),
+        };
+        let nodes: Vec<NodeAddress> = manifest.members().into_iter().enumerate().map(node).collect();
         Self {
             name: manifest.name.clone(),
             proxy: at(nodes.len(), ports::proxy(base)),

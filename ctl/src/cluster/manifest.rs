@@ -1,4 +1,4 @@
-//! `cluster.json`: what a cluster is, written once when it is made.
+//! `cluster.json`: what a cluster is, written when it is made and when a node comes or goes.
 //!
 //! The secret and the passwords are made here, from the system's randomness, and stand nowhere else but in the 0600 files of the folder.
 
@@ -25,7 +25,14 @@ pub(crate) struct Manifest {
     magic: String,
     version: u32,
     pub(crate) name: String,
+    /// How many nodes founded the cluster, numbered from 1.
     pub(crate) nodes: u32,
+    /// The present nodes, once one has come or gone; until then the founders.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    members: Option<Vec<Member>>,
+    /// The highest id that was ever given away, where one came after the founders.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    last_id: Option<NodeId>,
     pub(crate) port: u16,
     pub(crate) database: String,
     pub(crate) app_role: String,
@@ -38,6 +45,14 @@ pub(crate) struct Manifest {
     pub(crate) addresses: Vec<IpAddr>,
 }
 
+/// A node, and its place in the block of ports. Places are used again, ids never.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Member {
+    pub(crate) id: NodeId,
+    pub(crate) place: u32,
+}
+
 impl Manifest {
     pub(crate) fn generate(options: &Options, layout: &Layout, port: u16) -> Self {
         let random = || Alphanumeric.sample_string(&mut rand::rng(), SECRET_LEN);
@@ -46,6 +61,8 @@ impl Manifest {
             version: VERSION,
             name: options.name.clone(),
             nodes: options.nodes,
+            members: None,
+            last_id: None,
             port,
             database: options.database.clone(),
             app_role: options.app_role.clone(),
@@ -58,7 +75,39 @@ impl Manifest {
     }
 
     pub(crate) fn ids(&self) -> impl Iterator<Item = NodeId> {
-        (1..=u64::from(self.nodes)).map(NodeId)
+        self.members().into_iter().map(|member| member.id)
+    }
+
+    pub(crate) fn members(&self) -> Vec<Member> {
+        let founders = || (1..=self.nodes).map(|place| Member { id: NodeId(u64::from(place)), place }).collect();
+        self.members.clone().unwrap_or_else(founders)
+    }
+
+    /// It came after the cluster was founded.
+    pub(crate) fn joined(&self, id: NodeId) -> bool {
+        id.0 > u64::from(self.nodes)
+    }
+
+    /// Takes a new node, with this id or the next one, at the first free place.
+    pub(crate) fn add(&mut self, id: Option<NodeId>) -> Result<Member, Error> {
+        let mut members = self.members();
+        let last = self.last_id.unwrap_or(NodeId(u64::from(self.nodes)));
+        let id = id.unwrap_or(NodeId(last.0 + 1));
+        if id <= last {
+            return Err(Error::IdUsed { node: id, next: NodeId(last.0 + 1) });
+        }
+        let taken = |place: &u32| members.iter().any(|member| member.place == *place);
+        let place = (1..=NODES_MAX).find(|place| !taken(place)).ok_or(Error::Full { max: NODES_MAX })?;
+        let member = Member { id, place };
+        members.push(member);
+        (self.members, self.last_id) = (Some(members), Some(id));
+        Ok(member)
+    }
+
+    pub(crate) fn remove(&mut self, id: NodeId) {
+        let mut members = self.members();
+        members.retain(|member| member.id != id);
+        self.members = Some(members);
     }
 
     /// Whole or not at all: a crash leaves no half-written description.
@@ -86,6 +135,9 @@ impl Manifest {
         if !(1..=NODES_MAX).contains(&manifest.nodes) {
             return Err(bad(format!("nodes: {} is not within 1 to {NODES_MAX}", manifest.nodes)));
         }
+        if manifest.members().iter().any(|member| !(1..=NODES_MAX).contains(&member.place)) || manifest.members().is_empty() {
+            return Err(bad(format!("members: from one to {NODES_MAX} nodes, at places 1 to {NODES_MAX}")));
+        }
         Ok(manifest)
     }
 
@@ -96,8 +148,9 @@ impl Manifest {
 
     pub(crate) fn must_match(&self, options: &Options) -> Result<(), Error> {
         let mismatch = |has: String, asked: String| Err(Error::Mismatch { data: options.data.clone(), has, asked });
-        if options.nodes_explicit && options.nodes != self.nodes {
-            return mismatch(format!("{} nodes", self.nodes), options.nodes.to_string());
+        let nodes = self.members().len();
+        if options.nodes_explicit && usize::try_from(options.nodes) != Ok(nodes) {
+            return mismatch(format!("{nodes} nodes"), options.nodes.to_string());
         }
         match options.port {
             Port::Fixed(port) if port != self.port => mismatch(format!("port {}", self.port), port.to_string()),
@@ -129,6 +182,8 @@ mod tests {
             version: VERSION,
             name: "n".to_owned(),
             nodes: 3,
+            members: None,
+            last_id: None,
             port: 7000,
             database: "app".to_owned(),
             app_role: "app".to_owned(),
@@ -148,6 +203,27 @@ mod tests {
         assert_eq!(std::fs::metadata(&path).expect("file").permissions().mode() & 0o777, 0o600);
         let loaded = Manifest::load(&path).expect("loaded");
         assert_eq!((loaded.nodes, loaded.port, loaded.ids().count()), (3, 7000, 3));
+    }
+
+    #[test]
+    fn places_are_used_again_and_ids_never() {
+        let mut manifest = sample();
+        assert_eq!(manifest.add(None).expect("room"), Member { id: NodeId(4), place: 4 });
+        manifest.remove(NodeId(2));
+        manifest.remove(NodeId(4));
+        assert_eq!(manifest.add(None).expect("room"), Member { id: NodeId(5), place: 2 });
+        assert!(matches!(manifest.add(Some(NodeId(4))), Err(Error::IdUsed { next: NodeId(6), .. })));
+        assert_eq!(manifest.add(Some(NodeId(9))).expect("room"), Member { id: NodeId(9), place: 4 });
+        assert!(manifest.joined(NodeId(5)) && !manifest.joined(NodeId(3)));
+        let dir = tempfile::tempdir().expect("temporary folder");
+        let path = dir.path().join(FILE);
+        manifest.store(&path).expect("stored");
+        let ids: Vec<_> = Manifest::load(&path).expect("loaded").ids().map(|id| id.0).collect();
+        assert_eq!(ids, [1, 3, 5, 9]);
+        for place in 5..=NODES_MAX {
+            assert_eq!(manifest.add(None).expect("room").place, place);
+        }
+        assert!(matches!(manifest.add(None), Err(Error::Full { .. })));
     }
 
     #[test]

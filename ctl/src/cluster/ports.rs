@@ -5,7 +5,6 @@
 
 use super::options::{NODES_MAX, PORT_DEFAULT, Port};
 use super::{Error, Info};
-use howdah_protocol::NodeId;
 use rand::seq::SliceRandom;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 
@@ -39,16 +38,16 @@ pub(crate) const fn proxy_admin(base: u16) -> SocketAddr {
     address(base + PROXY_ADMIN)
 }
 
-pub(crate) fn node_admin(base: u16, node: NodeId) -> SocketAddr {
-    address(base + NODE_ADMIN + small(node))
+pub(crate) fn node_admin(base: u16, place: u32) -> SocketAddr {
+    address(base + NODE_ADMIN + small(place))
 }
 
-pub(crate) fn node_sql(base: u16, node: NodeId) -> SocketAddr {
-    address(base + NODE_SQL + small(node))
+pub(crate) fn node_sql(base: u16, place: u32) -> SocketAddr {
+    address(base + NODE_SQL + small(place))
 }
 
-fn small(node: NodeId) -> u16 {
-    u16::try_from(node.0).expect("a local cluster has at most NODES_MAX nodes, numbered from 1")
+fn small(place: u32) -> u16 {
+    u16::try_from(place).expect("a local cluster has at most NODES_MAX places, numbered from 1")
 }
 
 /// The base for a new cluster, and the claim to it where it was chosen at random.
@@ -73,7 +72,7 @@ fn fixed(base: u16) -> Result<u16, Error> {
 }
 
 fn block(base: u16, nodes: u32) -> impl Iterator<Item = (SocketAddr, String)> {
-    let nodes = (1..=u64::from(nodes)).map(NodeId).flat_map(move |node| {
+    let nodes = (1..=nodes).flat_map(move |node| {
         [(node_admin(base, node), format!("admin API of node {node}")), (node_sql(base, node), format!("Postgres of node {node}"))]
     });
     [(proxy(base), "proxy".to_owned()), (proxy_admin(base), "admin API of the proxy".to_owned())].into_iter().chain(nodes)

@@ -162,6 +162,24 @@ fn all(layout: &Layout, manifest: &Manifest) -> impl Iterator<Item = ProcessFile
     std::iter::once(layout.proxy()).chain(manifest.ids().map(|node| layout.sidecar(node)))
 }
 
+/// SIGTERM to one recorded process, SIGKILL after `grace`.
+pub(crate) async fn terminate_one(files: &ProcessFiles, grace: Duration) -> Result<(), Error> {
+    for (signal, limit) in [(Signal::TERM, grace), (Signal::KILL, KILLED_TIMEOUT)] {
+        if let Some(pid) = recorded(files).and_then(|record| Pid::from_raw(record.pid)) {
+            let _ = rustix::process::kill_process(pid, signal);
+        }
+        let deadline = Instant::now() + limit;
+        while recorded(files).is_some() && Instant::now() < deadline {
+            tokio::time::sleep(POLL).await;
+        }
+    }
+    if recorded(files).is_some() {
+        return Err(Error::TimedOut { what: format!("the end of {}", files.name), after: KILLED_TIMEOUT, detail: String::new() });
+    }
+    forget(&files.pid);
+    Ok(())
+}
+
 pub(crate) fn any_recorded_runs(layout: &Layout, manifest: &Manifest) -> bool {
     all(layout, manifest).any(|files| recorded(&files).is_some())
 }

@@ -27,7 +27,7 @@ pub(crate) struct Node {
     pub(crate) connected: bool,
 }
 
-/// The nodes, by the place of their sidecar in the configuration.
+/// The nodes, by the place of their sidecar: the configured ones first, then those that came later.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct View {
     nodes: Vec<Option<Node>>,
@@ -99,6 +99,22 @@ impl View {
 
     pub(crate) fn nodes(&self) -> impl Iterator<Item = &Node> {
         self.nodes.iter().flatten()
+    }
+
+    /// Those of the first `places`.
+    pub(crate) fn first(&self, places: usize) -> impl Iterator<Item = &Node> {
+        self.nodes.iter().take(places).flatten()
+    }
+
+    /// The place for one more sidecar.
+    pub(crate) fn grow(&mut self) -> usize {
+        self.nodes.push(None);
+        self.nodes.len() - 1
+    }
+
+    /// Nothing more is heard of the sidecar at `place`: its node has left.
+    pub(crate) fn forget(&mut self, place: usize) {
+        self.topology += u64::from(self.nodes[place].take().is_some());
     }
 
     /// Takes a status that the sidecar at `place` sent.
@@ -257,6 +273,19 @@ pub(crate) mod tests {
         assert!(!view.has_ceased(serving));
         view.heard(0, status(1, Role::Demoting, 3, 9), Millis(1100));
         assert!(view.has_ceased(serving) && view.lessor(Millis(1100)).is_none());
+    }
+
+    #[test]
+    fn nodes_come_and_go() {
+        let mut view = view(vec![status(1, Role::Leader, 3, 9)]);
+        let place = view.grow();
+        view.heard(place, status(4, Role::Follower, 3, 9), Millis(0));
+        assert_eq!(view.followers(Millis(0)).count(), 1);
+        let before = view.topology;
+        view.forget(place);
+        assert_eq!((view.followers(Millis(0)).count(), view.topology), (0, before + 1));
+        view.forget(place);
+        assert_eq!(view.topology, before + 1);
     }
 
     #[test]

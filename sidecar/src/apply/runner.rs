@@ -169,7 +169,7 @@ impl<L: Log> Runner<'_, L> {
     async fn stand_still(&mut self, at: Halt) -> Result<(), Error> {
         self.land().await?;
         let (mut hold, mut stop) = (self.control.hold.subscribe(), self.control.stop.subscribe());
-        self.publish.send_if_modified(|applied| std::mem::replace(&mut applied.held, Some(at)) != Some(at));
+        self.publish.send_if_modified(|applied| applied.held.replace(at) != Some(at));
         if *hold.borrow_and_update() == Some(at) && !*stop.borrow_and_update() {
             tokio::select! {
                 _ = hold.changed() => {}

@@ -19,7 +19,7 @@ use hyper::body::Incoming;
 use hyper::{Request, Response};
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{LinearizableReadError, RaftError};
-use openraft::{Instant, ReadPolicy};
+use openraft::{ChangeMembers, Instant, ReadPolicy};
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -223,19 +223,33 @@ impl Handle {
         raft.trigger().purge_log(upto.0).await.map_err(stopped)
     }
 
-    /// Adds a node that follows without a vote, and waits until it has the log.
-    pub async fn add_learner(&self, peer: Peer) -> Result<(), Error> {
-        let address = Address { admin: peer.admin_addr, sql: peer.sql_addr };
-        let added = timeout(MEMBERSHIP_WAIT_MAX, self.inner.raft.add_learner(peer.node.0, address, true)).await;
-        let added = added.map_err(|_| Error::Membership(format!("node {} did not catch up in time", peer.node)))?;
-        added.map(|_| ()).map_err(|error| Error::Membership(error.to_string()))
+    /// Every node that is or was a member.
+    #[must_use]
+    pub fn ids_used(&self) -> BTreeSet<NodeId> {
+        self.inner.machine.ids_used().into_iter().map(NodeId).collect()
     }
 
-    /// Makes these nodes the voters, each of which must be a member. Voters that are not among them leave the group.
-    pub async fn change_membership(&self, voters: BTreeSet<NodeId>) -> Result<(), Error> {
-        let voters: BTreeSet<u64> = voters.into_iter().map(|node| node.0).collect();
-        let changed = timeout(MEMBERSHIP_WAIT_MAX, self.inner.raft.change_membership(voters, false)).await;
-        let changed = changed.map_err(|_| Error::Membership("no majority took it in time".into()))?;
+    /// Adds a node that follows without a vote. Returns once that is decided; the node may still be far behind.
+    pub async fn add_learner(&self, peer: Peer) -> Result<(), Error> {
+        let address = Address { admin: peer.admin_addr, sql: peer.sql_addr };
+        self.change_members(ChangeMembers::AddNodes([(peer.node.0, address)].into())).await
+    }
+
+    /// Gives a learner its vote.
+    pub async fn add_voter(&self, node: NodeId) -> Result<(), Error> {
+        self.change_members(ChangeMembers::AddVoterIds([node.0].into())).await
+    }
+
+    /// Takes a node out of the group, whether or not it votes.
+    pub async fn remove_member(&self, node: NodeId) -> Result<(), Error> {
+        let votes = self.members().iter().any(|member| member.node == node && member.voter);
+        let gone = [node.0].into();
+        self.change_members(if votes { ChangeMembers::RemoveVoters(gone) } else { ChangeMembers::RemoveNodes(gone) }).await
+    }
+
+    async fn change_members(&self, change: ChangeMembers<u64, Address>) -> Result<(), Error> {
+        let changed = timeout(MEMBERSHIP_WAIT_MAX, self.inner.raft.change_membership(change, false)).await;
+        let changed = changed.map_err(|_| Error::Membership("no majority took it in time; it may still be decided".into()))?;
         changed.map(|_| ()).map_err(|error| Error::Membership(error.to_string()))
     }
 

@@ -14,6 +14,7 @@ use futures::{Stream, StreamExt};
 use howdah_protocol::{LogIndex, Lsn, Term};
 use openraft::storage::EntryResponder;
 use openraft::{EntryPayload, OptionalSend, RaftSnapshotBuilder};
+use std::collections::BTreeSet;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -87,6 +88,10 @@ impl Machine {
         self.lock().outcomes.look_up(question)
     }
 
+    pub(crate) fn ids_used(&self) -> BTreeSet<u64> {
+        self.lock().state.ids_used.clone()
+    }
+
     fn lock(&self) -> MutexGuard<'_, Known> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -106,7 +111,7 @@ impl Machine {
             outcomes.note(LogIndex(entry.log_id.index), counts);
         }
         if let EntryPayload::Membership(membership) = &entry.payload {
-            state.membership = StoredMembership::new(Some(entry.log_id), membership.clone());
+            state.change_membership(StoredMembership::new(Some(entry.log_id), membership.clone()));
         }
         state.applied = Some(entry.log_id);
         Ok(decoded.is_some())

@@ -12,6 +12,7 @@ use super::types::{LogId, SnapshotMeta, StoredMembership};
 use crate::core::decisions::Decisions;
 use bytes::{BufMut, Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -29,11 +30,21 @@ pub(crate) struct DecidedState {
     pub(crate) applied: Option<LogId>,
     pub(crate) membership: StoredMembership,
     pub(crate) decisions: Decisions,
+    /// Every node that is or was a member. Kept because the log that says so is purged, and an id is never given away twice: its votes
+    /// outlive its membership.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub(crate) ids_used: BTreeSet<u64>,
 }
 
 impl DecidedState {
     pub(crate) fn meta(&self) -> SnapshotMeta {
         SnapshotMeta { last_log_id: self.applied, last_membership: self.membership.clone() }
+    }
+
+    /// Takes the members of a decided change.
+    pub(crate) fn change_membership(&mut self, membership: StoredMembership) {
+        self.ids_used.extend(membership.nodes().map(|(node, _)| *node));
+        self.membership = membership;
     }
 
     pub(crate) fn encode(&self) -> io::Result<Bytes> {
@@ -58,7 +69,10 @@ impl DecidedState {
         if header[MAGIC.len() + 1..] != crc32c::crc32c(body).to_be_bytes() {
             return Err(invalid("the snapshot does not match its checksum"));
         }
-        Ok(serde_json::from_slice(body)?)
+        let mut state: Self = serde_json::from_slice(body)?;
+        // Earlier versions never removed a member, and wrote no list.
+        state.ids_used.extend(state.membership.nodes().map(|(node, _)| *node));
+        Ok(state)
     }
 }
 
@@ -91,7 +105,7 @@ impl SnapshotFile {
 
 #[cfg(test)]
 mod tests {
-    use super::super::types::log_id;
+    use super::super::types::{Address, log_id};
     use super::*;
     use howdah_protocol::{InstanceId, Lsn};
 
@@ -111,6 +125,22 @@ mod tests {
         assert_eq!(state().encode().unwrap(), golden([0x3a, 0xea, 0x1f, 0x59], NOW));
         // What the first version wrote is still read.
         assert_eq!(DecidedState::decode(&golden([0x5f, 0x24, 0x26, 0xe7], FIRST)).unwrap(), state());
+    }
+
+    #[test]
+    fn ids_stay_used_when_their_nodes_have_left() {
+        let membership = |ids: &[u64]| {
+            let nodes: std::collections::BTreeMap<_, _> = ids.iter().map(|id| (*id, Address::default())).collect();
+            StoredMembership::new(Some(log_id(1, 1)), openraft::Membership::from(nodes))
+        };
+        let mut state = state();
+        state.change_membership(membership(&[1, 2, 3]));
+        state.change_membership(membership(&[2, 3, 4]));
+        let back = DecidedState::decode(&state.encode().unwrap()).unwrap();
+        assert_eq!(back.ids_used, [1, 2, 3, 4].into());
+        // As an earlier version would have written it.
+        state.ids_used.clear();
+        assert_eq!(DecidedState::decode(&state.encode().unwrap()).unwrap().ids_used, [2, 3, 4].into());
     }
 
     #[test]

@@ -1,26 +1,18 @@
-//! Finding out what a node whose Postgres has just started, or just stopped leading, may become; following; and seeding.
+//! Finding out what a node whose Postgres has just started, or just stopped leading, may become; and following.
 
 use super::{Error, Manager, Stage};
-use crate::admin::{Command, client};
+use crate::admin::Command;
 use crate::apply;
 use crate::capture;
-use crate::config::Config;
 use crate::core::entry::Writer;
 use crate::core::role::{Slot, Verdict, judge};
 use crate::pg::access::Access;
 use crate::pg::replication;
-use crate::pg::server::Shutdown;
 use crate::raft;
 use crate::role::epoch::{self, ServingEpoch};
-use crate::seed;
-use howdah_protocol::admin::{NodeStatus, Role};
-use howdah_protocol::{Epoch, InstanceId, LogIndex, settings};
-use std::time::Duration;
+use howdah_protocol::admin::Role;
+use howdah_protocol::{Epoch, LogIndex, settings};
 use tokio::sync::watch;
-
-const LEADER_TIMEOUT: Duration = Duration::from_secs(30);
-const STATUS_TIMEOUT: Duration = Duration::from_secs(2);
-const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// What may happen to a follower.
 enum Event {
@@ -213,56 +205,6 @@ impl Manager {
         let applied = *self.board.applied.borrow();
         applied > LogIndex(0) && self.raft.first_index().is_ok_and(|first| first > applied.next())
     }
-
-    /// Throws this node's Postgres away and fills a new one from the leader.
-    pub(super) async fn seed(&mut self) -> Result<Stage, Error> {
-        self.say(Role::Seeding, "waiting for a leader to be seeded from");
-        self.demote().await.map_or_else(|error| tracing::warn!(%error, "closing before seeding"), |_| ());
-        let leader = other_leader(&self.config, &self.raft).await?;
-        // Nothing is thrown away for a node that leads the log and has no rows to give: it may be about to be seeded itself.
-        wait_until_open(&leader).await?;
-        self.leave_behind().await;
-        let why = self.repairs.notice.as_deref().unwrap_or("a new node");
-        self.say(Role::Seeding, format!("seeding from {leader}; {why}"));
-        let Some(server) = &mut self.server else {
-            return Err(Error::Stopped("an attached PostgreSQL is not wiped: empty its database and start the sidecar again".into()));
-        };
-        server.stop(Shutdown::Immediate).await?;
-        server.wipe()?;
-        server.init().await?;
-        server.start().await?;
-        let instance = InstanceId(rand::random::<u64>() >> 1);
-        self.instance = crate::pg::schema::settle(&self.config, &self.target, instance).await?.instance;
-        let sink = seed::Sink { config: &self.config, target: &self.target, raft: &self.raft };
-        let origin = sink.fill(&leader).await?;
-        tracing::info!(index = %origin.applied, "seeded");
-        Ok(Stage::Reconcile)
-    }
-}
-
-/// The admin address of the leader, which is another node.
-pub(super) async fn other_leader(config: &Config, raft: &raft::Handle) -> Result<String, Error> {
-    let me = config.node;
-    let mut role = raft.role();
-    let found = role.wait_for(|role| role.leader.is_some_and(|leader| leader != me));
-    let found = tokio::time::timeout(LEADER_TIMEOUT, found).await.map_err(|_| Error::Late("finding a leader", LEADER_TIMEOUT))?;
-    let leader = found.ok().and_then(|role| role.leader);
-    let peer = config.peers.iter().find(|peer| Some(peer.node) == leader);
-    peer.map(|peer| peer.admin.clone()).ok_or_else(|| Error::Stopped("the leader is not among the configured peers".into()))
-}
-
-/// Waits until the leader's PostgreSQL serves writes.
-async fn wait_until_open(leader: &str) -> Result<(), Error> {
-    let opened = async {
-        loop {
-            let status = tokio::time::timeout(STATUS_TIMEOUT, client::get_json::<NodeStatus>(leader, "/v1/status")).await;
-            if status.is_ok_and(|status| status.is_ok_and(|status| status.role == Role::Leader && status.open)) {
-                return;
-            }
-            tokio::time::sleep(LOOK_EVERY).await;
-        }
-    };
-    tokio::time::timeout(LEADER_TIMEOUT, opened).await.map_err(|_| Error::Late("the leader to open", LEADER_TIMEOUT))
 }
 
 /// Resolves when the applier begins or ceases to complain. Its progress alone is no event for the role.

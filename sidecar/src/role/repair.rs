@@ -1,6 +1,6 @@
 //! The stage in which an ex-leader's Postgres is repaired: `crate::repair` does it, and here it is decided when it ends, and what follows.
 
-use super::reconcile::other_leader;
+use super::seed::other_leader;
 use super::{Error, Manager, Stage};
 use crate::repair::{self, Done, Outcome};
 use howdah_protocol::admin::Role;

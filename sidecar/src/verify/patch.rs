@@ -32,14 +32,15 @@ pub(super) async fn run(
     leader: NodeId,
     tables: &[AskTable],
 ) -> Result<Answer, Error> {
-    let address = config.peers.iter().find(|peer| peer.node == leader).map(|peer| peer.admin.as_str()).ok_or(Error::NotLeader)?;
+    let member = raft.members().into_iter().find(|member| member.node == leader);
+    let address = member.map(|member| member.admin_addr).ok_or(Error::NotLeader)?;
     let touched: Vec<Touched> = tables.iter().enumerate().map(|(nth, table)| touched(nth, table)).collect();
     let keys: usize = touched.iter().map(|touched| touched.keys.len()).sum();
     let deadline = Instant::now() + HOLD_MAX;
     let late = |_| Error::Broken(format!("the leader's rows did not come within {HOLD_MAX:?}"));
     let mut hold = holder.hold(deadline).await?;
     let ask = Ask { tables: tables.to_vec() };
-    let fetched = timeout_at(deadline, repair::fetch(config, raft, address, &ask)).await.map_err(late)??;
+    let fetched = timeout_at(deadline, repair::fetch(config, raft, &address, &ask)).await.map_err(late)??;
     let index = hold.advance(fetched.cut, deadline).await?;
     let steps = deletes(&touched).chain(fetched.steps).collect();
     let statements = tables.iter().filter(|table| table.key.is_empty()).flat_map(deletes_by_hash).collect();

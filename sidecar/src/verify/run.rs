@@ -23,7 +23,6 @@ const REPAIR_TIMEOUT: Duration = Duration::from_secs(3 * HOLD_MAX.as_secs());
 #[derive(Debug, Clone)]
 pub struct Verifier {
     config: Arc<Config>,
-    others: Arc<[String]>,
     target: Target,
     raft: raft::Handle,
     board: Board,
@@ -37,8 +36,7 @@ pub(super) struct Permit(OwnedSemaphorePermit);
 impl Verifier {
     #[must_use]
     pub fn new(config: &Config, target: Target, raft: raft::Handle, board: Board) -> Self {
-        let others = config.peers.iter().filter(|peer| peer.node != config.node).map(|peer| peer.admin.clone()).collect();
-        Self { config: Arc::new(config.clone()), others, target, raft, board, running: Arc::new(Semaphore::new(1)) }
+        Self { config: Arc::new(config.clone()), target, raft, board, running: Arc::new(Semaphore::new(1)) }
     }
 
     pub(super) fn leads(&self) -> bool {
@@ -69,7 +67,8 @@ impl Verifier {
         let Permit(_one) = permit;
         let say = |doing: &str| progress.send_modify(|progress| doing.clone_into(&mut progress.doing));
         say("brings all nodes to one place of the log");
-        let mut sitting = Sitting::open(self.group()).await?;
+        let others = self.others();
+        let mut sitting = Sitting::open(self.group(&others)).await?;
         let mut compared = sitting.compare(None, gentle, self.limits(), progress).await?;
         let mut repairs = BTreeMap::new();
         let differing: BTreeSet<String> =
@@ -82,7 +81,7 @@ impl Verifier {
             let absent = std::mem::take(&mut sitting.absent);
             drop(sitting);
             say("compares again what was repaired");
-            sitting = Sitting::open(self.group()).await?;
+            sitting = Sitting::open(self.group(&others)).await?;
             for again in sitting.compare(Some(&differing), gentle, self.limits(), progress).await? {
                 match compared.iter_mut().find(|table| table.report.table == again.report.table) {
                     Some(table) => *table = again,
@@ -102,8 +101,13 @@ impl Verifier {
         Ok(report)
     }
 
-    fn group(&self) -> Group<'_> {
-        Group { leader: self.config.node, target: &self.target, others: &self.others, secret: &self.config.secret }
+    fn group<'a>(&'a self, others: &'a [String]) -> Group<'a> {
+        Group { leader: self.config.node, target: &self.target, others, secret: &self.config.secret }
+    }
+
+    /// Admin addresses of the other members, learners too.
+    fn others(&self) -> Vec<String> {
+        self.raft.members().into_iter().filter(|member| member.node != self.config.node).map(|member| member.admin_addr).collect()
     }
 
     fn limits(&self) -> Limits {

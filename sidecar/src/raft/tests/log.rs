@@ -134,13 +134,18 @@ async fn a_node_joins_and_another_leaves() {
     group.nodes.push(Some(Node::start(options, listener).await));
     group.handle(leader).add_learner(new).await.unwrap();
     group.wait_decided(index).await;
-    let voters: BTreeSet<_> = (1..=4).map(NodeId).filter(|node| *node != group.peers[(leader + 1) % 3].node).collect();
-    group.handle(leader).change_membership(voters.clone()).await.unwrap();
+    let leaving = group.peers[(leader + 1) % 3].node;
+    group.handle(leader).add_voter(NodeId(4)).await.unwrap();
+    group.handle(leader).remove_member(leaving).await.unwrap();
     let members = group.handle(leader).members();
-    assert_eq!(members.iter().filter(|member| member.voter).map(|member| member.node).collect::<BTreeSet<_>>(), voters);
+    let voters: BTreeSet<_> = (1..=4).map(NodeId).filter(|node| *node != leaving).collect();
+    assert!(members.iter().all(|member| member.voter), "{members:?}");
+    assert_eq!(members.iter().map(|member| member.node).collect::<BTreeSet<_>>(), voters);
+    assert_eq!(group.handle(leader).ids_used(), (1..=4).map(NodeId).collect());
     let index = group.line(leader).await.propose(batch(1, 2, 10)).await.unwrap();
     let handle = group.handle(3);
     eventually("the new node has it", || (handle.decided().borrow().index >= index).then_some(())).await;
+    assert_eq!(handle.ids_used(), (1..=4).map(NodeId).collect());
     group.stop_all().await;
 }
 

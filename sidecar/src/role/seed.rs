@@ -1,0 +1,114 @@
+//! Filling this node's Postgres from the leader: of a node that joins, and of one that cannot be repaired.
+//!
+//! A mark in the data folder stands from before the old Postgres is thrown away until the new one is whole. Found at a start, it says
+//! that a crash came between: what is there is neither the old nor the new, and is thrown away again.
+
+use super::{Error, Manager, Stage};
+use crate::admin::client;
+use crate::config::Config;
+use crate::pg::server::Shutdown;
+use crate::raft;
+use crate::seed;
+use howdah_protocol::InstanceId;
+use howdah_protocol::admin::{NodeStatus, Role};
+use std::fs;
+use std::io;
+use std::time::Duration;
+
+const LEADER_TIMEOUT: Duration = Duration::from_secs(30);
+const STATUS_TIMEOUT: Duration = Duration::from_secs(2);
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// How often a node that joins looks whether it was added.
+const ADDED_POLL: Duration = Duration::from_millis(100);
+
+impl Manager {
+    /// A managed Postgres that is not there yet on a node that joins, or that was left half full.
+    pub(super) fn must_be_seeded(&self) -> bool {
+        let is_new = self.config.join && !self.config.pg_data().exists();
+        self.server.is_some() && (is_new || self.config.seeding_mark().exists())
+    }
+
+    /// Throws this node's Postgres away and fills a new one from the leader.
+    pub(super) async fn seed(&mut self) -> Result<Stage, Error> {
+        if self.config.join && !self.wait_until_added().await {
+            return Ok(Stage::Stop);
+        }
+        self.say(Role::Seeding, "waiting for a leader to be seeded from");
+        if self.config.pg_data().exists() {
+            self.demote().await.map_or_else(|error| tracing::warn!(%error, "closing before seeding"), |_| ());
+        }
+        let leader = other_leader(&self.config, &self.raft).await?;
+        // Nothing is thrown away for a node that leads the log and has no rows to give: it may be about to be seeded itself.
+        wait_until_open(&leader).await?;
+        self.leave_behind().await;
+        let why = self.repairs.notice.as_deref().unwrap_or("a new node");
+        self.say(Role::Seeding, format!("seeding from {leader}; {why}"));
+        let mark = self.config.seeding_mark();
+        let Some(server) = &mut self.server else {
+            return Err(Error::Stopped("an attached PostgreSQL is not wiped: empty its database and start the sidecar again".into()));
+        };
+        if self.config.pg_data().exists() {
+            server.stop(Shutdown::Immediate).await?;
+        }
+        set_mark(&mark).map_err(seed::Error::File)?;
+        server.wipe()?;
+        server.init().await?;
+        server.start().await?;
+        let instance = InstanceId(rand::random::<u64>() >> 1);
+        let settled = crate::pg::schema::settle(&self.config, &self.target, instance).await?;
+        (self.instance, self.version) = (settled.instance, settled.version);
+        let sink = seed::Sink { config: &self.config, target: &self.target, raft: &self.raft };
+        let origin = sink.fill(&leader).await?;
+        fs::remove_file(&mark).map_err(seed::Error::File)?;
+        tracing::info!(index = %origin.applied, "seeded");
+        Ok(Stage::Reconcile)
+    }
+
+    /// False when this node is to stop before.
+    async fn wait_until_added(&mut self) -> bool {
+        let me = self.config.node;
+        let added = |raft: &raft::Handle| raft.role().borrow().leader.is_some() && raft.members().iter().any(|member| member.node == me);
+        if !added(&self.raft) {
+            self.say(Role::Seeding, "waits to be added to the group: howdahctl node add");
+        }
+        while !added(&self.raft) {
+            self.pause(ADDED_POLL).await;
+            if *self.shutdown.borrow() || self.raft.role().borrow().stopped.is_some() {
+                return false;
+            }
+        }
+        true
+    }
+}
+
+/// Durable when it returns: the folder is synced, so that the mark is there before anything is thrown away.
+fn set_mark(mark: &std::path::Path) -> io::Result<()> {
+    fs::File::create(mark)?.sync_all()?;
+    mark.parent().map_or(Ok(()), |folder| fs::File::open(folder)?.sync_all())
+}
+
+/// The admin address of the leader, which is another node: as the log has it, or, before this node has any of the log, as configured.
+pub(super) async fn other_leader(config: &Config, raft: &raft::Handle) -> Result<String, Error> {
+    let me = config.node;
+    let mut role = raft.role();
+    let found = role.wait_for(|role| role.leader.is_some_and(|leader| leader != me));
+    let found = tokio::time::timeout(LEADER_TIMEOUT, found).await.map_err(|_| Error::Late("finding a leader", LEADER_TIMEOUT))?;
+    let leader = found.ok().and_then(|role| role.leader);
+    let member = raft.members().into_iter().find(|member| Some(member.node) == leader).map(|member| member.admin_addr);
+    let configured = || config.peers.iter().find(|peer| Some(peer.node) == leader).map(|peer| peer.admin.clone());
+    member.or_else(configured).ok_or_else(|| Error::Stopped("the leader is not a member that this node knows".into()))
+}
+
+/// Waits until the leader's PostgreSQL serves writes.
+async fn wait_until_open(leader: &str) -> Result<(), Error> {
+    let opened = async {
+        loop {
+            let status = tokio::time::timeout(STATUS_TIMEOUT, client::get_json::<NodeStatus>(leader, "/v1/status")).await;
+            if status.is_ok_and(|status| status.is_ok_and(|status| status.role == Role::Leader && status.open)) {
+                return;
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    };
+    tokio::time::timeout(LEADER_TIMEOUT, opened).await.map_err(|_| Error::Late("the leader to open", LEADER_TIMEOUT))
+}
