@@ -36,8 +36,8 @@ use crate::core::{coalesce, ddl as command};
 
 use crate::pg::connect::{self, Target};
 use bytes::Bytes;
-use howdah_protocol::{InstanceId, LogIndex};
 pub use hold::{Hold, Holder, Patch};
+use howdah_protocol::{InstanceId, LogIndex};
 pub use repair::take_back;
 use std::future::Future;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -33,9 +33,9 @@ mod client;
 mod run;
 mod source;
 
+pub(crate) use client::fetch;
 pub use run::{Done, Outcome, Repair};
 pub use source::Source;
-pub(crate) use client::fetch;
 pub(crate) use source::begin_at_cut;
 
 use crate::admin::client as http;

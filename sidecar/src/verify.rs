@@ -112,14 +112,32 @@ impl Shape {
 #[serde(rename_all = "snake_case")]
 enum Question {
     /// Apply up to here, and answer everything else from this place.
-    At { instance: InstanceId, lsn: Lsn },
+    At {
+        instance: InstanceId,
+        lsn: Lsn,
+    },
     Tables,
-    Whole { table: Shape, gentle: bool },
-    Digests { table: Shape, ranges: Vec<Range> },
-    Split { table: Shape, range: Range, step: u64 },
-    List { table: Shape, range: Range },
+    Whole {
+        table: Shape,
+        gentle: bool,
+    },
+    Digests {
+        table: Shape,
+        ranges: Vec<Range>,
+    },
+    Split {
+        table: Shape,
+        range: Range,
+        step: u64,
+    },
+    List {
+        table: Shape,
+        range: Range,
+    },
     /// Fetch the leader's rows of these keys and put them in place of the own.
-    Repair { tables: Vec<AskTable> },
+    Repair {
+        tables: Vec<AskTable>,
+    },
     Verdict(Verified),
 }
 
@@ -127,8 +145,12 @@ enum Question {
 #[serde(rename_all = "snake_case")]
 enum Answer {
     /// Apply stands still.
-    Held { node: NodeId },
-    Ready { index: LogIndex },
+    Held {
+        node: NodeId,
+    },
+    Ready {
+        index: LogIndex,
+    },
     Tables(Vec<Shape>),
     Digest(Digest),
     Digests(Vec<Digest>),
@@ -139,7 +161,9 @@ enum Answer {
     Unlike(String),
     /// It cannot be said what the table was at the snapshot.
     Unsettled(String),
-    Repaired { keys: u64 },
+    Repaired {
+        keys: u64,
+    },
     Done,
     /// Not yet.
     Working,

@@ -210,7 +210,10 @@ mod tests {
         let last = Verified { at_ms: 1, index: LogIndex(7), tables: 3, tables_differing: 1, rows_differing: 5 };
         views[1].status.as_mut().expect("it answers").verified = Some(last);
         let said = warnings(&views);
-        assert!(said.len() == 1 && said[0].contains("node 2 differs") && said[0].contains("5 rows") && said[0].contains("--repair"), "{said:?}");
+        assert!(
+            said.len() == 1 && said[0].contains("node 2 differs") && said[0].contains("5 rows") && said[0].contains("--repair"),
+            "{said:?}"
+        );
         assert_eq!(serde_json::to_value(json(&views)).expect("serialises")["groups"][0]["nodes"][1]["verified"]["rows_differing"], 5);
     }
 }

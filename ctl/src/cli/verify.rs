@@ -24,11 +24,7 @@ pub(crate) async fn run(arguments: Verify) -> anyhow::Result<Outcome> {
     Ok(if report.identical { Outcome::Good } else { Outcome::Bad })
 }
 
-pub(crate) async fn verify(
-    target: &Target,
-    request: VerifyRequest,
-    progress: impl FnMut(&VerifyProgress),
-) -> anyhow::Result<VerifyReport> {
+pub(crate) async fn verify(target: &Target, request: VerifyRequest, progress: impl FnMut(&VerifyProgress)) -> anyhow::Result<VerifyReport> {
     let views = target.observe().await;
     let leader = leader(&views).context("no node is an open leader; `howdahctl status` shows why")?;
     let Some(secret) = &target.secret else {

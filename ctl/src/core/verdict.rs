@@ -7,7 +7,8 @@ use howdah_protocol::verify::{Difference, VerifiedTable, VerifyReport};
 #[must_use]
 pub fn in_words(report: &VerifyReport) -> String {
     let mut parts = vec![tables(report)];
-    let mut lines: Vec<String> = report.tables.iter().flat_map(|table| table.differences.iter().map(|found| difference(table, found))).collect();
+    let mut lines: Vec<String> =
+        report.tables.iter().flat_map(|table| table.differences.iter().map(|found| difference(table, found))).collect();
     let unsettled = |table: &VerifiedTable| Some(format!("{} was not compared: {}; try again", table.table, table.unsettled.as_ref()?));
     lines.extend(report.tables.iter().filter_map(unsettled));
     lines.extend(report.absent.iter().map(|(node, why)| format!("the node at {node} was not compared: {why}")));
@@ -114,8 +115,7 @@ mod tests {
     #[test]
     fn a_difference_says_table_range_and_node_and_what_to_do() {
         let (from, to, keys) = (key("x", "1"), key("y", "2"), vec![]);
-        let found =
-            Difference { node: NodeId(2), changed: 1, missing: 0, surplus: 2, complete: true, from, to, keys, structure: None };
+        let found = Difference { node: NodeId(2), changed: 1, missing: 0, surplus: 2, complete: true, from, to, keys, structure: None };
         let said = in_words(&report(vec![found]));
         assert!(said.contains("node 2, public.t: 1 changed, 2 surplus rows; (a, b) from (x, 1) to (y, 2)"), "{said}");
         assert!(said.contains("at log index 9: DIFFERENT") && said.contains("verify --repair"), "{said}");

@@ -40,11 +40,7 @@ pub async fn post(address: &str, path: &str, secret: &str, body: Bytes) -> Resul
 }
 
 /// A POST whose body is sent bit by bit while the answer comes: what is sent to the channel goes out, and the request ends with it.
-pub async fn converse(
-    address: &str,
-    path: &str,
-    secret: &str,
-) -> Result<(mpsc::Sender<Bytes>, Response<Incoming>), Error> {
+pub async fn converse(address: &str, path: &str, secret: &str) -> Result<(mpsc::Sender<Bytes>, Response<Incoming>), Error> {
     let (said, say) = mpsc::channel(CONVERSATION_LINES_MAX);
     let body = stream::unfold(say, |mut say: mpsc::Receiver<Bytes>| async move {
         let bytes = say.recv().await?;

@@ -2,8 +2,8 @@
 
 use super::Error;
 use super::catalog;
-use super::quote;
 use super::params::{Form, Param};
+use super::quote;
 use super::session::start_up_options;
 use super::sql;
 use crate::core::coalesce::{Table, TableId};
@@ -81,7 +81,12 @@ pub async fn rows_by_hash(
     query(client, table, &sql::rows_by_hash(&local, &row_hash(columns)), vec![hashes]).await
 }
 
-async fn query(client: &Client, table: &Table, text: &str, params: Vec<Param>) -> Result<impl Stream<Item = Result<Row, Error>> + use<>, Error> {
+async fn query(
+    client: &Client,
+    table: &Table,
+    text: &str,
+    params: Vec<Param>,
+) -> Result<impl Stream<Item = Result<Row, Error>> + use<>, Error> {
     let context = format!("reading rows of {}", table.name());
     let failed = move |source| Error::postgres(context.clone(), source);
     let statement = client.prepare(text).await.map_err(failed.clone())?;

@@ -227,7 +227,9 @@ impl Examiner {
         let (condition, values) = within(table, range);
         let (name, hash, texts, limit) = (&table.name, &table.hash, texts(table), LISTED_MAX + 1);
         let sql = if table.shape.key.is_empty() {
-            format!("SELECT ARRAY[({hash})::text], ({hash})::text, count(*) FROM ONLY {name} t WHERE {condition} GROUP BY {hash} LIMIT {limit}")
+            format!(
+                "SELECT ARRAY[({hash})::text], ({hash})::text, count(*) FROM ONLY {name} t WHERE {condition} GROUP BY {hash} LIMIT {limit}"
+            )
         } else {
             format!("SELECT ARRAY[{texts}], ({hash})::text, 1::bigint FROM ONLY {name} t WHERE {condition} LIMIT {limit}")
         };

@@ -173,7 +173,11 @@ impl Sitting {
     }
 
     /// Digests of the whole table everywhere, at the same time.
-    async fn whole(&mut self, question: &Question, progress: &watch::Sender<VerifyProgress>) -> Result<(Answer, Vec<(NodeId, Answer)>), Error> {
+    async fn whole(
+        &mut self,
+        question: &Question,
+        progress: &watch::Sender<VerifyProgress>,
+    ) -> Result<(Answer, Vec<(NodeId, Answer)>), Error> {
         let before = self.examiner.read_bytes.load(Ordering::Relaxed);
         let (examiner, begun) = (&self.examiner, progress.borrow().done_bytes);
         let tell = async {
