@@ -200,6 +200,33 @@ fn the_cut_may_lie_within_an_entry_that_is_done_in_parts() {
 }
 
 #[test]
+fn a_halt_ends_the_plan_in_front_of_the_cut_also_within_an_entry() {
+    let rows = |end, value| commit(end, false, &[relation(), insert(value)]);
+    let entries = log(vec![batch(vec![rows(10, 1)]), batch(vec![rows(20, 2), rows(30, 3)]), batch(vec![rows(40, 4)])]);
+    let halt = Some(crate::core::coalesce::Cut { instance: WRITER.instance, lsn: Lsn(20) });
+    let (mut state, mut done, mut steps) = (State::default(), 0, String::new());
+    let mut relations = Relations::default();
+    let mut halts = 0;
+    while done < entries.len() {
+        // Let go when it has stood still twice.
+        let halt = halt.filter(|_| halts < 2);
+        let plan = plan(HERE, &state, &entries[done..], Mode::Net, None, halt, &mut relations).unwrap();
+        if plan.halted {
+            halts += 1;
+            assert_eq!((plan.last, plan.state.items_done), (LogIndex(2), 1), "halt {halts}");
+            assert!(halts == 1 || plan.parts.is_empty(), "it is done twice: {:?}", plan.parts);
+        }
+        steps += &format!("{:?}|", plan.parts);
+        done += plan.entries;
+        state = plan.state;
+    }
+    assert_eq!(halts, 2);
+    for value in ["1", "2", "3", "4"] {
+        assert_eq!(steps.matches(&format!("Text(b\"{value}\")")).count(), 1, "{value}: {steps}");
+    }
+}
+
+#[test]
 fn chunks_of_a_transaction_before_the_cut_are_filtered_when_they_are_read_again() {
     let chunk = |xid| Item::Chunk { xid, messages: messages(&[relation(), insert(1)]) };
     let entries = |end| log(vec![batch(vec![chunk(end), commit(u64::from(end), true, &[relation(), insert(1), insert(2)])])]);
