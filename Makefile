@@ -23,7 +23,7 @@ help:
 	@echo 'make test             all tests; starts every server it needs'
 	@echo 'make check            formatting, lints, documentation, dependencies; changes nothing'
 	@echo 'make fix              formats, and applies what the lints can'
-	@echo 'make bench            howdah-bench compare and failover, short; reports go to $(RESULTS)'
+	@echo 'make bench            howdah-bench compare, and failover of every kind, short; reports go to $(RESULTS)'
 	@echo 'make chaos            every fault under every workload, judged; MINUTES=5 SEED=1 NODES=3; reports go to $(CHAOS)'
 	@echo 'make build            release binaries in $(TARGET_DIR)/release: howdahctl, howdah-sidecar, howdah-proxy, howdah-bench'
 	@echo 'make deps             install what is missing: PostgreSQL, libclang, a C compiler (Debian, Ubuntu)'
@@ -64,6 +64,9 @@ bench: bench-deps
 	@mkdir -p $(RESULTS)
 	$(TARGET_DIR)/release/howdah-bench compare $(COMPARE) --json $(RESULTS)/compare.json --svg $(RESULTS)/compare.svg
 	$(TARGET_DIR)/release/howdah-bench failover $(FAILOVER) --json $(RESULTS)/failover.json
+	$(TARGET_DIR)/release/howdah-bench failover --kind switchover $(FAILOVER) --json $(RESULTS)/failover-switchover.json
+	@if [ "$$(id -u)" = 0 ]; then $(TARGET_DIR)/release/howdah-bench failover --kind cut $(FAILOVER) --json $(RESULTS)/failover-cut.json; \
+	else echo 'note: not root, so no host is cut off (failover --kind cut)'; fi
 
 # As root also partitions: the hosts are network namespaces then.
 chaos: deps

@@ -17,6 +17,8 @@ Examples:
   howdah-bench compare --seconds 10 --rounds 5 --json compare.json --svg compare.svg
   howdah-bench compare --workloads select --targets pgbouncer,howdah-proxy-leader
   howdah-bench failover --runs 20 --json failover.json
+  howdah-bench failover --kind switchover --runs 30
+  sudo howdah-bench failover --kind cut --runs 30
 
 All Postgres servers run on this machine with the same settings and fsync on, apart from what their replication needs.
 Each round runs every target once, in rotating order, each after a checkpoint and with its replicas caught up.
@@ -25,7 +27,7 @@ PgBouncer: prepared statements in transaction pooling need 1.21. An older one (D
 prepared statements, which is less work than a transaction pool does; --protocol extended or simple compares transaction pools,
 --pgbouncer names another one.
 
-Exit codes: 0 measured; 2 wrong command line; 3 not measured, or a commit was lost.";
+Exit codes: 0 measured; 2 wrong command line; 3 not measured, or a commit was lost, or a planned switchover showed in an error at a client.";
 
 /// Howdah beside PostgreSQL's own replication and PgBouncer, in one run.
 #[derive(Debug, Parser)]
@@ -39,7 +41,7 @@ struct Arguments {
 enum Command {
     /// pgbench against every target in alternating rounds
     Compare(Compare),
-    /// The write gap when the leader's Postgres and sidecar are killed
+    /// The write gap when the leader dies, vanishes, or is told to hand over
     Failover(Failover),
 }
 
@@ -94,7 +96,10 @@ struct Compare {
 struct Failover {
     #[command(flatten)]
     common: Common,
-    /// How many leaders are killed
+    /// What happens to the leader
+    #[arg(long, value_enum, default_value_t = failover::Kind::Kill)]
+    kind: failover::Kind,
+    /// How many times
     #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     runs: u32,
 }
@@ -135,7 +140,8 @@ fn measure(arguments: Arguments) -> anyhow::Result<()> {
         }
         Command::Failover(args) => {
             let work = Work::make(&args.common)?;
-            let options = failover::Options { runs: args.runs, bin_dir, work: work.path().to_owned(), json: args.common.json };
+            let options =
+                failover::Options { kind: args.kind, runs: args.runs, bin_dir, work: work.path().to_owned(), json: args.common.json };
             runtime.block_on(interruptible(failover::run(&options)))?;
         }
     }

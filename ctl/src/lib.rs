@@ -14,6 +14,7 @@ pub mod admin;
 pub mod cluster;
 pub mod core;
 pub mod load;
+pub mod netns;
 pub mod pgbench;
 pub mod postgres;
 pub mod spawn;

@@ -86,6 +86,9 @@ pub struct NodeStatus {
     /// How it was when it was last compared with the leader.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub verified: Option<Verified>,
+    /// Why this node does not stand for election, or just gave leadership up: what is wrong with its Postgres or its disks. For people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trouble: Option<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

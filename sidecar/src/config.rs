@@ -106,7 +106,7 @@ pub struct Timing {
 
 impl Default for Timing {
     fn default() -> Self {
-        Self { heartbeat_ms: 100, election_min_ms: 500, election_max_ms: 800, handover_ms: 5_000, start_ms: 60_000 }
+        Self { heartbeat_ms: 80, election_min_ms: 250, election_max_ms: 400, handover_ms: 5_000, start_ms: 60_000 }
     }
 }
 

@@ -7,6 +7,7 @@ pub mod ddl;
 pub mod decisions;
 pub mod divergence;
 pub mod entry;
+pub mod health;
 pub mod lag;
 pub mod lease;
 pub mod membership;

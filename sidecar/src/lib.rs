@@ -6,6 +6,7 @@ pub mod capture;
 pub mod checksum;
 pub mod config;
 pub mod core;
+pub mod health;
 pub mod pg;
 pub mod raft;
 pub mod repair;

@@ -6,6 +6,7 @@ use howdah_protocol::admin::{NodeStatus, Role};
 use howdah_protocol::{LogIndex, Term};
 use howdah_sidecar::admin::{self, Admin, metrics::Metrics, outcome::Asker};
 use howdah_sidecar::config::Config;
+use howdah_sidecar::health::Watcher;
 use howdah_sidecar::pg::server::Server;
 use howdah_sidecar::raft;
 use howdah_sidecar::repair;
@@ -87,6 +88,8 @@ async fn run(config: Config) -> Result<()> {
     let retention = Retention { raft: raft.clone(), log_bytes_max: config.log_bytes_max, needed: board.needed.subscribe() };
     tokio::spawn(retention.run());
 
+    tokio::spawn(Watcher::new(&config, raft.clone(), board.clone()).run());
+
     let manager = Manager::new(&config, raft.clone(), board, received, stopped).await?;
     let ended = manager.run().await;
     raft.shutdown().await;
@@ -137,5 +140,6 @@ fn identity(config: &Config) -> NodeStatus {
         admin_address: config.me().admin.clone(),
         detail: "starting".to_owned(),
         verified: None,
+        trouble: None,
     }
 }

@@ -39,7 +39,7 @@ use crate::pg::connect::Target;
 use crate::pg::schema;
 use crate::pg::server::{Server, Shutdown};
 use crate::raft;
-use crate::status::{Board, Stage as Published};
+use crate::status::{Board, Note, Stage as Published};
 use epoch::ServingEpoch;
 use howdah_protocol::InstanceId;
 use howdah_protocol::admin::{Problem, Role};
@@ -160,12 +160,13 @@ impl Manager {
                 return result.map(|_| ());
             }
             if let Some(fit) = fitness_after(&result) {
-                self.raft.set_fit(fit);
+                self.raft.set_ready(fit);
             }
             if entered.elapsed() > RETRY_PAUSE_MAX {
                 pause = RETRY_PAUSE;
             }
             if let Some(reason) = self.raft.role().borrow().stopped.clone() {
+                self.say(Role::Stopping, format!("the log has stopped: {reason}"));
                 self.leave_behind().await;
                 self.stop_server().await;
                 return Err(Error::Stopped(format!("the log has stopped: {reason}")));
@@ -292,7 +293,7 @@ impl Manager {
                 Err(_) => tracing::warn!("no hand-over in time"),
             }
         }
-        self.raft.set_fit(false);
+        self.raft.set_ready(false);
         let closed = self.demote().await;
         if let Err(error) = closed {
             tracing::warn!(%error, "clients are ended by the stop of PostgreSQL");
@@ -334,6 +335,11 @@ impl Manager {
         let open = self.epoch.is_some() && self.access != Access::Closed;
         let epoch = self.epoch.as_ref().map(ServingEpoch::epoch);
         self.board.stage.send_replace(Published { role, open, epoch, version: self.version.clone(), detail });
+    }
+
+    /// Tells for a while why leadership was given up, whatever this node does next.
+    fn note(&self, why: String) {
+        self.board.note.send_replace(Some(Note { since: Instant::now(), text: format!("gave leadership up: {why}") }));
     }
 
     fn refuse(command: Command, error: &str, hint: Option<&str>) {

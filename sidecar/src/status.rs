@@ -35,6 +35,13 @@ pub struct LogView {
     pub committed: LogIndex,
 }
 
+/// Why this node gave leadership up.
+#[derive(Debug, Clone)]
+pub struct Note {
+    pub since: Instant,
+    pub text: String,
+}
+
 /// What became of commits that the group never accepted, since the process started: for metrics.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Repairs {
@@ -69,6 +76,9 @@ pub struct Board {
     pub holder: watch::Sender<Option<apply::Holder>>,
     pub repairs: watch::Sender<Repairs>,
     pub verification: watch::Sender<Verification>,
+    /// What the role manager noted, and what the health watcher makes of everything.
+    pub note: watch::Sender<Option<Note>>,
+    pub trouble: watch::Sender<Option<String>>,
     published: watch::Sender<NodeStatus>,
 }
 
@@ -87,6 +97,8 @@ impl Board {
             holder: watch::Sender::new(None),
             repairs: watch::Sender::new(Repairs::default()),
             verification: watch::Sender::new(Verification::default()),
+            note: watch::Sender::new(None),
+            trouble: watch::Sender::new(None),
             published: watch::Sender::new(identity),
         }
     }
@@ -145,12 +157,14 @@ impl Board {
     pub async fn run(self) {
         let start = Instant::now();
         let (mut stage, mut log, mut applied) = (self.stage.subscribe(), self.log.subscribe(), self.applied.subscribe());
-        let (mut verification, mut lag) = (self.verification.subscribe(), Lag::default());
+        let (mut verification, mut trouble) = (self.verification.subscribe(), self.trouble.subscribe());
+        let mut lag = Lag::default();
         loop {
             let now_ms = u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX);
             let (stage_now, log_now, applied_now) =
                 (stage.borrow_and_update().clone(), *log.borrow_and_update(), *applied.borrow_and_update());
             let verified_now = verification.borrow_and_update().last;
+            let trouble_now = trouble.borrow_and_update().clone();
             lag.decided(log_now.committed, now_ms);
             lag.applied(applied_now);
             self.published.send_if_modified(|status| {
@@ -161,6 +175,7 @@ impl Board {
                 status.postgres_version = stage_now.version;
                 status.detail = stage_now.detail;
                 status.verified = verified_now;
+                status.trouble = trouble_now;
                 status.term = log_now.term;
                 status.leader = log_now.leader;
                 status.committed_index = log_now.committed;
@@ -175,6 +190,7 @@ impl Board {
             }
             tokio::select! {
                 changed = stage.changed() => if changed.is_err() { return },
+                changed = trouble.changed() => if changed.is_err() { return },
                 changed = log.changed() => if changed.is_err() { return },
                 changed = applied.changed() => if changed.is_err() { return },
                 changed = verification.changed() => if changed.is_err() { return },

@@ -5,14 +5,16 @@ pub mod chaos;
 pub mod check;
 pub mod history;
 pub mod nemesis;
-pub mod netns;
 pub mod workload;
+
+pub use howdah_ctl::netns;
 
 use anyhow::{Context, Result, bail};
 use howdah_ctl::admin;
 use howdah_ctl::cluster::{Cluster, Options};
 use howdah_ctl::core::digests::{Comparison, Verdict, compare};
 use howdah_protocol::NodeId;
+use std::any::Any;
 use std::ops::{Deref, DerefMut};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
@@ -25,6 +27,8 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub struct Fixture {
     cluster: Cluster,
+    /// What the cluster needs besides; goes after it, and before the folder.
+    beside: Vec<Box<dyn Any + Send + Sync>>,
     folder: TempDir,
 }
 
@@ -41,13 +45,24 @@ impl Fixture {
     }
 
     pub async fn start_with(change: impl FnOnce(&mut Options)) -> Result<Self> {
+        Self::start_prepared(change, |_| Ok(())).await
+    }
+
+    /// `prepare` sees the cluster's folders before anything runs in them.
+    pub async fn start_prepared(change: impl FnOnce(&mut Options), prepare: impl FnOnce(&Cluster) -> Result<()>) -> Result<Self> {
         let folder = folder()?;
         let mut options = Options::for_test(folder.path().join("c"))?;
         change(&mut options);
         let mut cluster = Cluster::create(options).await?;
+        prepare(&cluster)?;
         cluster.start().await?;
         cluster.wait_settled(PATIENCE).await?;
-        Ok(Self { cluster, folder })
+        Ok(Self { cluster, beside: Vec::new(), folder })
+    }
+
+    /// Keeps something for as long as the cluster.
+    pub fn keep_beside(&mut self, thing: impl Any + Send + Sync) {
+        self.beside.push(Box::new(thing));
     }
 
     #[must_use]

@@ -38,6 +38,8 @@ struct Node {
     admin_address: String,
     /// How the node was when it was last compared with the leader; null where it was not.
     verified: Option<Verified>,
+    /// What is wrong with it; null where nothing is known to be.
+    trouble: Option<String>,
 }
 
 pub(crate) async fn run(arguments: Status) -> anyhow::Result<Outcome> {
@@ -94,6 +96,7 @@ fn node(view: &View) -> Node {
         sql_address: status.map(|status| status.sql_address.clone()).or_else(|| view.sql.clone()),
         admin_address: view.admin.clone(),
         verified: status.and_then(|status| status.verified),
+        trouble: status.and_then(|status| status.trouble.clone()),
     }
 }
 
@@ -115,7 +118,10 @@ pub(crate) fn table(views: &[View]) -> String {
         let node = node(view);
         let number = |value: Option<u64>| value.map_or("-".to_owned(), |value| value.to_string());
         let detail = match &view.status {
-            Ok(status) => status.detail.clone(),
+            Ok(status) => match &status.trouble {
+                Some(trouble) => format!("{}; TROUBLE: {trouble}", status.detail),
+                None => status.detail.clone(),
+            },
             Err(why) => why.clone(),
         };
         vec![
@@ -166,6 +172,7 @@ mod tests {
             admin_address: "h:2".to_owned(),
             detail: "fine".to_owned(),
             verified: None,
+            trouble: None,
         };
         View { id: Some(NodeId(id)), admin: "h:2".to_owned(), sql: Some("h:1".to_owned()), status: Ok(status) }
     }
@@ -186,7 +193,7 @@ mod tests {
         let group = &value["groups"][0];
         assert_eq!(keys(&value), "groups");
         assert_eq!(keys(group), "id leader nodes");
-        let expected = "admin_address applied_index committed_index id lag_ms open postgres_version role sql_address term verified";
+        let expected = "admin_address applied_index committed_index id lag_ms open postgres_version role sql_address term trouble verified";
         for node in group["nodes"].as_array().expect("nodes") {
             assert_eq!(keys(node), expected);
         }

@@ -112,9 +112,12 @@ impl Options {
         })
     }
 
-    /// For tests: a free block of ports, so that many run beside each other.
+    /// For tests: a free block of ports, so that many run beside each other, and twice the patience with a leader that is silent, because
+    /// all of them share one machine.
     pub fn for_test(data: impl Into<PathBuf>) -> Result<Self, Error> {
-        Ok(Self { port: Port::Any, purpose: "a test".to_owned(), ..Self::new(data)? })
+        let timing = [("heartbeat_ms", 100), ("election_min_ms", 500), ("election_max_ms", 800)];
+        let timing = timing.map(|(name, ms)| (name.to_owned(), ms)).into();
+        Ok(Self { port: Port::Any, purpose: "a test".to_owned(), timing, ..Self::new(data)? })
     }
 
     pub(super) fn check(&self) -> Result<(), Error> {

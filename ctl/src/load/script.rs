@@ -15,21 +15,26 @@ pub enum Script {
     TpcB { scale: u32 },
     /// Only the id, in autocommit.
     Insert,
+    /// The id, in autocommit or in a block of several statements, by turns.
+    Mixed,
 }
 
 /// The statements of a script on one connection.
 pub(crate) enum Prepared {
     TpcB { scale: u32, account: Statement, balance: Statement, teller: Statement, branch: Statement, history: Statement, id: Statement },
     Insert { id: Statement },
+    Mixed { id: Statement, own: Statement },
 }
 
 const ID: &str = "INSERT INTO howdah_load (client, seq) VALUES ($1, $2)";
+const OWN: &str = "SELECT count(*) FROM howdah_load WHERE client = $1 AND seq = $2";
 
 impl Script {
     pub(crate) async fn prepare(self, client: &Client) -> Result<Prepared, Error> {
         let id = client.prepare(ID).await?;
         match self {
             Self::Insert => Ok(Prepared::Insert { id }),
+            Self::Mixed => Ok(Prepared::Mixed { id, own: client.prepare(OWN).await? }),
             Self::TpcB { scale } => Ok(Prepared::TpcB {
                 scale,
                 account: client.prepare("UPDATE pgbench_accounts SET abalance = abalance + $1 WHERE aid = $2").await?,
@@ -49,7 +54,14 @@ impl Prepared {
     /// One transaction. `progress` tells how far it came when this fails or is given up.
     pub(crate) async fn run(&self, client: &Client, id: TransactionId, random: &mut StdRng, progress: &Progress) -> Result<(), Error> {
         match self {
-            Self::Insert { id: insert } => {
+            Self::Mixed { id: insert, own } if id.seq % 2 == 0 => {
+                client.batch_execute("BEGIN").await?;
+                client.execute(insert, &[&id.client, &id.seq]).await?;
+                client.query_one(own, &[&id.client, &id.seq]).await?;
+                progress.committing();
+                client.batch_execute("COMMIT").await?;
+            }
+            Self::Insert { id: insert } | Self::Mixed { id: insert, .. } => {
                 progress.committing();
                 client.execute(insert, &[&id.client, &id.seq]).await?;
             }

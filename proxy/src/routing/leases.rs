@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
 
-/// A fraction of the lease (800 ms by default, of which a heartbeat or two are gone), so that an answer may be late, or lost, and nobody
+/// A fraction of the lease (400 ms by default, of which a heartbeat or two are gone), so that an answer may be late, or lost, and nobody
 /// waits.
 const ASK_EVERY: Duration = Duration::from_millis(100);
 /// An answer that comes later is hardly worth anything.
@@ -25,13 +25,18 @@ pub(super) async fn follow(mut routes: Routes, sender: Arc<watch::Sender<Arc<Vie
         let leader = routes.view().lessor(clock::now()).map(|(node, serving)| (serving, node.status.admin_address.clone()));
         if let Some((serving, address)) = &leader {
             let asked = clock::now();
-            match tokio::time::timeout(ANSWER_WAIT_MAX, client.get::<Lease>(address, "/v1/lease")).await {
-                Ok(Ok(lease)) if lease.epoch == Some(serving.epoch) => {
+            let answer = tokio::select! {
+                answer = client.get::<Lease>(address, "/v1/lease") => Some(answer),
+                // Its time is up, or there is another leader, for whose lease everybody waits.
+                () = routes.until(ANSWER_WAIT_MAX, |view| leading(view) != Some(*serving)) => None,
+            };
+            match answer {
+                Some(Ok(lease)) if lease.epoch == Some(serving.epoch) => {
                     sender.send_modify(|view| Arc::make_mut(view).lease(*serving, asked, lease.left_ms));
                 }
-                Ok(Ok(_)) => {}
-                Ok(Err(error)) => tracing::debug!(%error, "no lease"),
-                Err(_) => client = Client::default(),
+                Some(Ok(_)) => {}
+                Some(Err(error)) => tracing::debug!(%error, "no lease"),
+                None => client = Client::default(),
             }
         }
         let leader = leader.map(|(serving, _)| serving);

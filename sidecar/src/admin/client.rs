@@ -10,9 +10,12 @@ use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
 use std::convert::Infallible;
+use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 
+/// The kernel tries again after 1, 3, 7, 15 and 31 seconds: a node that was out of reach for five would be found after seven, or fifteen.
+const CONNECT_WAIT_MAX: Duration = Duration::from_secs(2);
 const ANSWER_BYTES_MAX: usize = 16 << 20;
 /// Parts of a request that wait for the network.
 const CONVERSATION_LINES_MAX: usize = 4;
@@ -58,7 +61,9 @@ async fn exchange<B>(address: &str, request: Builder, secret: Option<&str>, body
 where
     B: Body<Data = Bytes, Error = Infallible> + Send + 'static,
 {
-    let stream = TcpStream::connect(address).await.map_err(|source| Error::Reach { address: address.to_owned(), source })?;
+    let reach = |source| Error::Reach { address: address.to_owned(), source };
+    let connecting = tokio::time::timeout(CONNECT_WAIT_MAX, TcpStream::connect(address));
+    let stream = connecting.await.unwrap_or_else(|late| Err(late.into())).map_err(reach)?;
     let http = |source| Error::Http { address: address.to_owned(), source };
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(http)?;
     tokio::spawn(connection);

@@ -15,6 +15,7 @@ pub struct Metrics {
     committed: IntGauge,
     applied: IntGauge,
     lag: Gauge,
+    trouble: IntGauge,
 }
 
 impl Metrics {
@@ -36,6 +37,7 @@ impl Metrics {
             committed: int("howdah_committed_index", "Last decided log index known here"),
             applied: int("howdah_applied_index", "Last log index applied to this node's PostgreSQL"),
             lag,
+            trouble: int("howdah_trouble", "1 while something is wrong with this node's PostgreSQL or disks; its status says what"),
             registry,
         }
     }
@@ -44,6 +46,7 @@ impl Metrics {
         let number = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
         self.open.set(status.open.into());
         self.leader.set((status.role == Role::Leader).into());
+        self.trouble.set(status.trouble.is_some().into());
         self.term.set(number(status.term.0));
         self.committed.set(number(status.committed_index.0));
         self.applied.set(number(status.applied_index.0));

@@ -1,6 +1,6 @@
 //! Which nodes can lead soon: having the log makes a Raft leader, but who leads must also open its Postgres.
 //!
-//! A node that seeds or repairs its Postgres, or cannot start it, is unfit. It must not keep the group waiting, nor be missing where its
+//! A node that seeds or repairs its Postgres, or cannot start it, is unfit, and so is one whose Postgres hangs or whose disk is full or slow. It must not keep the group waiting, nor be missing where its
 //! vote or its log is needed. So it takes part in everything and only leaves leading to others where there are others.
 
 use howdah_protocol::{LogIndex, NodeId};
@@ -11,27 +11,47 @@ use tokio::sync::watch;
 /// Entries that a successor may still lack: they arrive within the time that a hand-over takes.
 const LACKS_MAX: u64 = 1024;
 
+/// What it takes to lead.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fit {
+    /// Its Postgres is, or will soon be, such that it can be opened.
+    pub ready: bool,
+    /// Postgres and the disks do their work.
+    pub well: bool,
+}
+
+impl Fit {
+    #[must_use]
+    pub const fn is_fit(self) -> bool {
+        self.ready && self.well
+    }
+}
+
 /// Whether this node is fit. Clones share it.
 #[derive(Debug, Clone)]
-pub(crate) struct Fitness(Arc<watch::Sender<bool>>);
+pub(crate) struct Fitness(Arc<watch::Sender<Fit>>);
 
 impl Default for Fitness {
     /// A node that has just started will soon know, and until then stands for election like everybody else: all of a group may start at once.
     fn default() -> Self {
-        Self(Arc::new(watch::Sender::new(true)))
+        Self(Arc::new(watch::Sender::new(Fit { ready: true, well: true })))
     }
 }
 
 impl Fitness {
-    pub(crate) fn set(&self, fit: bool) {
-        self.0.send_if_modified(|old| std::mem::replace(old, fit) != fit);
+    pub(crate) fn change(&self, change: impl FnOnce(&mut Fit)) {
+        self.0.send_if_modified(|fit| {
+            let before = *fit;
+            change(fit);
+            *fit != before
+        });
     }
 
     pub(crate) fn is_fit(&self) -> bool {
-        *self.0.borrow()
+        self.0.borrow().is_fit()
     }
 
-    pub(crate) fn watch(&self) -> watch::Receiver<bool> {
+    pub(crate) fn watch(&self) -> watch::Receiver<Fit> {
         self.0.subscribe()
     }
 }

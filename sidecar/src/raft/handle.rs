@@ -165,6 +165,12 @@ impl Handle {
         Ok(self.inner.store.bytes()?)
     }
 
+    /// The longest write of the log since this was asked last, the one that is under way included.
+    #[must_use]
+    pub fn slowest_write(&self) -> Duration {
+        self.inner.store.slowest_write()
+    }
+
     /// The oldest entry that can be read.
     pub fn first_index(&self) -> Result<LogIndex, ReadError> {
         Ok(LogIndex(self.inner.store.purged()?.map_or(0, |purged| purged.index + 1)))

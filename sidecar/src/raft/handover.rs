@@ -1,7 +1,7 @@
 //! Leadership goes from one living node to another: on request, or because the node that has it is not fit to lead.
 
 use super::error::{Error, TransferError};
-use super::fitness::{Candidate, successor};
+use super::fitness::{Candidate, Fit, successor};
 use super::handle::Handle;
 use super::link::Purpose;
 use super::types::{LeaderId, Vote};
@@ -33,15 +33,24 @@ impl Drop for Yielding<'_> {
 }
 
 impl Handle {
-    /// Whether this node may soon lead. One that may not still votes and counts for the majority; it does not stand for election by
+    /// Whether this node's stage lets it lead soon. One that may not still votes and counts for the majority; it does not stand for election by
     /// itself, and others do not hand over to it unless they are told to, or there is nobody else.
-    pub fn set_fit(&self, fit: bool) {
-        self.inner.raft.runtime_config().elect(fit);
-        self.inner.fitness.set(fit);
+    pub fn set_ready(&self, ready: bool) {
+        self.change_fitness(|fit| fit.ready = ready);
+    }
+
+    /// Whether nothing is wrong with this node's Postgres and disks: says the same as [`Self::set_ready`], for another reason.
+    pub fn set_well(&self, well: bool) {
+        self.change_fitness(|fit| fit.well = well);
+    }
+
+    fn change_fitness(&self, change: impl FnOnce(&mut Fit)) {
+        self.inner.fitness.change(change);
+        self.inner.raft.runtime_config().elect(self.inner.fitness.is_fit());
     }
 
     #[must_use]
-    pub fn fit(&self) -> watch::Receiver<bool> {
+    pub fn fit(&self) -> watch::Receiver<Fit> {
         self.inner.fitness.watch()
     }
 

@@ -99,6 +99,11 @@ impl LogStore {
         Ok(self.shared.lock().log()?.bytes())
     }
 
+    /// The longest write since this was asked last, the one that is under way included.
+    pub(crate) fn slowest_write(&self) -> Duration {
+        self.shared.watch.longest()
+    }
+
     /// Writes out what is pending and releases the folder. Every later call fails. Blocks for an fsync.
     pub(crate) fn close(&self) {
         let mut state = self.shared.lock();

@@ -41,10 +41,17 @@ pub(crate) struct Fetched {
 
 pub(crate) async fn fetch(config: &Config, raft: &raft::Handle, leader: &str, ask: &Ask) -> Result<Fetched, Error> {
     let body = Bytes::from(serde_json::to_vec(ask).expect("names and values are plain data"));
-    let response = send(config, leader, body).await?;
-    let lsn = seed::header(&response, LSN_HEADER)?;
-    let instance = InstanceId(seed::header(&response, INSTANCE_HEADER)?);
-    let rows = receive(response.into_body(), ask).await?;
+    let asked = async {
+        let response = send(config, leader, body).await?;
+        let lsn = seed::header(&response, LSN_HEADER)?;
+        let instance = InstanceId(seed::header(&response, INSTANCE_HEADER)?);
+        Ok::<_, Error>((lsn, instance, receive(response.into_body(), ask).await?))
+    };
+    // A leader that was cut off in the middle of its answer is waited for only as long as it leads.
+    let (lsn, instance, rows) = tokio::select! {
+        answered = asked => answered?,
+        () = deposed(raft) => return Err(Error::LeaderChanged),
+    };
     let certain = |now: &crate::core::decisions::Decisions| {
         now.serving.is_none_or(|serving| serving.instance != instance) || now.watermark(instance) > lsn
     };
@@ -53,6 +60,16 @@ pub(crate) async fn fetch(config: &Config, raft: &raft::Handle, leader: &str, as
         return Err(Error::LeaderChanged);
     }
     Ok(Fetched { cut: Cut { instance, lsn }, index, steps: rows.steps, rows: rows.count })
+}
+
+/// Resolves when there is another leader than now.
+async fn deposed(raft: &raft::Handle) {
+    let mut role = raft.role();
+    let term = role.borrow().term;
+    // Where the log stops, the repair is ended by others.
+    if role.wait_for(|role| role.term > term && role.leader.is_some()).await.is_err() {
+        std::future::pending::<()>().await;
+    }
 }
 
 /// What the changes of an ex-leader touched.

@@ -62,17 +62,20 @@ impl Manager {
                 }
                 Event::GateEnded(error) => {
                     tracing::warn!(?error, "the gate ended");
+                    self.note(error.map_or_else(|| "the gate ended".to_owned(), |error| error.to_string()));
                     self.hand_over().await;
                     return Ok(Stage::Demote);
                 }
                 Event::PostgresEnded(how) => {
                     tracing::error!(how, "PostgreSQL ended");
+                    self.note(format!("PostgreSQL ended: {how}"));
                     self.epoch = None;
                     self.say(Role::Demoting, "PostgreSQL ended");
                     self.hand_over().await;
                     return Ok(Stage::Start);
                 }
                 Event::EpochLost => {
+                    self.note("PostgreSQL dropped the session that holds the serving epoch".to_owned());
                     self.hand_over().await;
                     return Err(Error::Stopped("the serving epoch was lost".into()));
                 }

@@ -61,7 +61,7 @@ impl Manager {
                 Verdict::Wait => {
                     self.say(Role::Reconciling, "holds commits that are not decided yet; waits for a leader");
                     // It may be that leader.
-                    self.raft.set_fit(true);
+                    self.raft.set_ready(true);
                     tokio::select! {
                         _ = decided.changed() => {}
                         _ = role.changed() => {}

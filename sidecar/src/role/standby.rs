@@ -1,6 +1,6 @@
 //! Keeps a node that cannot soon lead from standing in the way, whatever its stage is busy with.
 //!
-//! - It does not stand for election by itself (`raft::Handle::set_fit`), but every [`STAND_EVERY`] it looks whether there is a leader at all:
+//! - It does not stand for election by itself (`raft::Handle::set_ready`, `set_well`), but every [`STAND_EVERY`] it looks whether there is a leader at all:
 //!   where nobody fit can be elected, for want of the log, it must be one that is not, which then brings the log to the others.
 //! - Found leading, it hands on to a fit node, and keeps trying. Where nobody is fit it goes on leading: somebody has to keep the log
 //!   going, and leadership that went round would stop it again and again.
@@ -40,7 +40,7 @@ impl Drop for Standby {
 async fn run(raft: &raft::Handle) -> Result<(), raft::Error> {
     let (mut fit, mut role) = (raft.fit(), raft.role());
     loop {
-        if fit.wait_for(|fit| !fit).await.is_err() || role.borrow_and_update().stopped.is_some() {
+        if fit.wait_for(|fit| !fit.is_fit()).await.is_err() || role.borrow_and_update().stopped.is_some() {
             return Ok(());
         }
         if role.borrow().is_leader {

@@ -62,7 +62,7 @@ fn both(side: &[usize], other: &[usize]) -> Vec<(usize, usize)> {
 }
 
 fn install(cuts: &[(usize, usize)], network: &mut Network) -> Result<()> {
-    cuts.iter().try_for_each(|(from, to)| network.cut(*from, *to))
+    Ok(cuts.iter().try_for_each(|(from, to)| network.cut(*from, *to))?)
 }
 
 /// One of the cut directions is tried, and the way back where that is not cut.

@@ -80,7 +80,8 @@ pub(super) async fn run(shared: Arc<Shared>) {
         };
         let began = Instant::now();
         let result = if slow {
-            tokio::task::spawn_blocking(move || file.sync()).await.unwrap_or_else(|error| Err(io::Error::other(error)))
+            let watch = shared.watch.clone();
+            tokio::task::spawn_blocking(move || watch.during(|| file.sync())).await.unwrap_or_else(|error| Err(io::Error::other(error)))
         } else {
             shared.watch.during(|| file.sync())
         };

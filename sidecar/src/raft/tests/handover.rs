@@ -79,12 +79,12 @@ async fn an_unfit_leader_hands_on_to_a_fit_node() {
     let [lower, upper] = [0, 1, 2].into_iter().filter(|at| *at != leader).collect::<Vec<_>>()[..] else { panic!("two followers") };
     let term = group.handle(leader).role().borrow().term;
     for at in 0..3 {
-        group.handle(at).set_fit(false);
+        group.handle(at).set_ready(false);
     }
     assert_eq!(group.handle(leader).hand_on().await, Err(TransferError::NoCandidate));
     assert_eq!(group.handle(leader).role().borrow().term, term);
     // Of two equal logs the lower id would come first, were it fit.
-    group.handle(upper).set_fit(true);
+    group.handle(upper).set_ready(true);
     assert_eq!(group.handle(leader).hand_on().await, Ok(group.peers[upper].node));
     eventually("the fit node leads", || group.handle(upper).role().borrow().is_leader.then_some(())).await;
     // A hand-over to an unfit node is undone by that node.
@@ -103,7 +103,7 @@ async fn unfit_nodes_leave_elections_to_others(early_detection: bool) {
     group.wait_decided(index).await;
     let [lower, upper] = [0, 1, 2].into_iter().filter(|at| *at != leader).collect::<Vec<_>>()[..] else { panic!("two followers") };
     let term = group.handle(leader).role().borrow().term;
-    group.handle(lower).set_fit(false);
+    group.handle(lower).set_ready(false);
     // A leader is not disturbed.
     group.handle(lower).stand_if_leaderless().await.unwrap();
     group.stop(leader).await;
@@ -114,7 +114,7 @@ async fn unfit_nodes_leave_elections_to_others(early_detection: bool) {
     group.wait_decided(group.handle(upper).decided().borrow().index).await;
 
     // Nobody stands by itself: time-outs pass, and the term stays.
-    group.handle(leader).set_fit(false);
+    group.handle(leader).set_ready(false);
     group.stop(upper).await;
     tokio::time::sleep(Timings::default().election_max * 5).await;
     for at in [lower, leader] {

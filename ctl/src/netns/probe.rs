@@ -1,8 +1,9 @@
 //! Does a datagram get from one namespace to another? Both ends are in this process: a socket belongs to the namespace in which it was made.
 
-use anyhow::{Context, Result};
+use super::Error;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use std::fs::File;
+use std::io;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::os::fd::AsFd;
 use std::time::Duration;
@@ -21,12 +22,16 @@ pub struct Probe {
 
 impl Probe {
     /// Whether any came through. Blocks for some hundred milliseconds.
-    pub fn passes(self) -> Result<bool> {
+    pub fn passes(self) -> Result<bool, Error> {
         // A thread that has moved to another namespace is not given back.
-        std::thread::spawn(move || self.send_and_receive()).join().expect("the thread reports its failures")
+        let thread = std::thread::spawn(move || {
+            let what = format!("probing the way from {} to {}", self.from, self.to);
+            self.send_and_receive().map_err(|source| Error::Probe { what, source })
+        });
+        thread.join().expect("the thread reports its failures")
     }
 
-    fn send_and_receive(&self) -> Result<bool> {
+    fn send_and_receive(&self) -> io::Result<bool> {
         enter(&self.to)?;
         let receiver = UdpSocket::bind((self.address, 0))?;
         receiver.set_read_timeout(Some(WAIT))?;
@@ -40,7 +45,7 @@ impl Probe {
     }
 }
 
-fn enter(namespace: &str) -> Result<()> {
-    let file = File::open(format!("/run/netns/{namespace}")).with_context(|| format!("the namespace {namespace}"))?;
+fn enter(namespace: &str) -> io::Result<()> {
+    let file = File::open(format!("/run/netns/{namespace}"))?;
     Ok(move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network))?)
 }

@@ -17,11 +17,11 @@ mod probe;
 
 pub use probe::Probe;
 
-use anyhow::{Context, Result, bail};
-use howdah_ctl::cluster::{Host, Hosts};
+use crate::cluster::{Host, Hosts};
 use ip::ip;
 use rand::seq::SliceRandom;
 use std::collections::BTreeSet;
+use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -30,6 +30,20 @@ const PREFIX: &str = "howdah";
 const HOSTS_MAX: usize = 32;
 const OWN: usize = 63;
 const CUT_PRIORITY: &str = "1000";
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("`{program}` (package iproute2) does not run: {source}")]
+    Run { program: &'static str, source: io::Error },
+    #[error("{program} {words}: {said}")]
+    Failed { program: &'static str, words: String, said: String },
+    #[error("at most {HOSTS_MAX} hosts, not {0}")]
+    TooMany(usize),
+    #[error("all of 198.18.0.0/16 is in use")]
+    NoSubnet,
+    #[error("{what}: {source}")]
+    Probe { what: String, source: io::Error },
+}
 
 /// How a host's lines are slowed down.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,24 +86,24 @@ pub fn why_not() -> Option<String> {
         ip(&["netns", "del", &name])?;
         rule
     });
-    tried.err().map(|error| format!("{error:#}"))
+    tried.err().map(|error| error.to_string())
 }
 
 impl Network {
-    pub fn make(hosts: usize) -> Result<Self> {
+    pub fn make(hosts: usize) -> Result<Self, Error> {
         static MADE: AtomicU32 = AtomicU32::new(0);
         if hosts > HOSTS_MAX {
-            bail!("at most {HOSTS_MAX} hosts, not {hosts}");
+            return Err(Error::TooMany(hosts));
         }
         remove_leftovers()?;
         let name = format!("{PREFIX}-{}-{}", std::process::id(), MADE.fetch_add(1, Ordering::Relaxed));
         let network = Self { subnet: free_subnet()?, name, hosts, cuts: BTreeSet::new(), slow: BTreeSet::new() };
         // From here on dropping it removes what there is.
-        network.build().with_context(|| format!("making the network {}", network.name))?;
+        network.build()?;
         Ok(network)
     }
 
-    fn build(&self) -> Result<()> {
+    fn build(&self) -> Result<(), Error> {
         let router = self.router();
         ip(&["netns", "add", &router])?;
         ip(&["netns", "exec", &router, "sh", "-c", "echo 1 > /proc/sys/net/ipv4/ip_forward"])?;
@@ -133,7 +147,7 @@ impl Network {
     }
 
     /// From now on nothing that `from` sends reaches `to`.
-    pub fn cut(&mut self, from: usize, to: usize) -> Result<()> {
+    pub fn cut(&mut self, from: usize, to: usize) -> Result<(), Error> {
         if from != to && self.cuts.insert((from, to)) {
             self.rule("add", from, to)?;
         }
@@ -141,13 +155,13 @@ impl Network {
     }
 
     /// Neither reaches the other.
-    pub fn cut_both(&mut self, one: usize, other: usize) -> Result<()> {
+    pub fn cut_both(&mut self, one: usize, other: usize) -> Result<(), Error> {
         self.cut(one, other)?;
         self.cut(other, one)
     }
 
     /// Slows down everything that is sent to the host.
-    pub fn slow_down(&mut self, host: usize, how: Slowness) -> Result<()> {
+    pub fn slow_down(&mut self, host: usize, how: Slowness) -> Result<(), Error> {
         let port = port(host);
         let mut words = vec!["qdisc", "replace", "dev", &port, "root"];
         words.extend(how.discipline());
@@ -157,7 +171,7 @@ impl Network {
     }
 
     /// Everybody reaches everybody again, at full speed.
-    pub fn heal(&mut self) -> Result<()> {
+    pub fn heal(&mut self) -> Result<(), Error> {
         for (from, to) in std::mem::take(&mut self.cuts) {
             self.rule("del", from, to)?;
         }
@@ -173,7 +187,7 @@ impl Network {
         Probe { from: self.namespace(from), to: self.namespace(to), address: self.address(to) }
     }
 
-    fn rule(&self, verb: &str, from: usize, to: usize) -> Result<()> {
+    fn rule(&self, verb: &str, from: usize, to: usize) -> Result<(), Error> {
         let (from, to) = (self.address(from).to_string(), self.address(to).to_string());
         ip(&["-n", &self.router(), "rule", verb, "blackhole", "from", &from, "to", &to, "priority", CUT_PRIORITY])
     }
@@ -217,15 +231,15 @@ impl Drop for Network {
 }
 
 /// A subnet to which no address of this machine belongs.
-fn free_subnet() -> Result<u8> {
+fn free_subnet() -> Result<u8, Error> {
     let used = ip::output(&["-4", "-o", "addr", "show"])? + &ip::output(&["-4", "route", "show"])?;
     let mut subnets: Vec<u8> = (0..=255).collect();
     subnets.shuffle(&mut rand::rng());
-    subnets.into_iter().find(|subnet| !used.contains(&format!("198.18.{subnet}."))).context("all of 198.18.0.0/16 is in use")
+    subnets.into_iter().find(|subnet| !used.contains(&format!("198.18.{subnet}."))).ok_or(Error::NoSubnet)
 }
 
 /// Namespaces whose maker is gone.
-fn remove_leftovers() -> Result<()> {
+fn remove_leftovers() -> Result<(), Error> {
     for line in ip::output(&["netns", "list"])?.lines() {
         let Some(name) = line.split_whitespace().next() else { continue };
         let maker = name.strip_prefix(PREFIX).and_then(|rest| rest.strip_prefix('-')?.split('-').next());
