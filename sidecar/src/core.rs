@@ -15,3 +15,6 @@ pub mod outcomes;
 pub mod pgoutput;
 pub mod role;
 pub mod rollback;
+
+#[cfg(test)]
+mod tests;

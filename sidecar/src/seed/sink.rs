@@ -3,7 +3,7 @@
 use super::{INSTANCE_HEADER, LSN_HEADER};
 use crate::admin::client;
 use crate::config::Config;
-use crate::core::decisions::Decisions;
+use crate::core::decisions::{Decisions, Fate};
 use crate::pg::connect::Target;
 use crate::pg::schema::{self, Origin};
 use crate::raft;
@@ -63,15 +63,13 @@ impl Sink<'_> {
             .map_err(|_| Error::Broken("the leader does not answer".into()))??;
         let lsn: Lsn = header(&response, LSN_HEADER)?;
         let instance = InstanceId(header(&response, INSTANCE_HEADER)?);
-        if decisions.serving.is_none_or(|serving| serving.instance != instance) {
-            return Err(Error::Undecided("the leader changed"));
-        }
+        let by = decisions.serving.filter(|serving| serving.instance == instance).ok_or(Error::Undecided("the leader changed"))?;
         let archive = Archive::new(self.config.data_dir.join("seed.dump"));
         let roles = receive(response.into_body(), &archive).await?;
         self.restore(&roles, &archive).await?;
-        let certain = |now: &Decisions| now.serving.is_none_or(|serving| serving.instance != instance) || now.watermark(instance) > lsn;
-        let (_, after) = wait_decided(self.raft, "the snapshot's last commits are not decided", certain).await?;
-        if after.serving.is_none_or(|serving| serving.instance != instance) {
+        let known = |now: &Decisions| now.fate(by, lsn) != Fate::Open;
+        let (_, after) = wait_decided(self.raft, "the snapshot's last commits are not decided", known).await?;
+        if after.fate(by, lsn) != Fate::Decided {
             return Err(Error::Undecided("the leader changed"));
         }
         let watermark = decisions.watermark(instance).max(lsn);
