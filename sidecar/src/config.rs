@@ -36,6 +36,9 @@ pub struct Config {
     /// An ex-leader with at most this many row changes that the group never accepted is repaired row by row; one with more is seeded again.
     #[serde(default = "default_repair_rows_max")]
     pub repair_rows_max: u32,
+    /// How often the leader compares all nodes without being asked, in seconds; 0 for never.
+    #[serde(default = "default_verify_interval_s")]
+    pub verify_interval_s: u64,
     #[serde(default)]
     pub timing: Timing,
 }
@@ -113,6 +116,11 @@ fn default_log_bytes_max() -> u64 {
 
 fn default_repair_rows_max() -> u32 {
     100_000
+}
+
+/// Once a day.
+fn default_verify_interval_s() -> u64 {
+    86_400
 }
 
 fn default_os_user() -> String {

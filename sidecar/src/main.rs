@@ -5,8 +5,9 @@ use clap::Parser;
 use howdah_protocol::admin::{NodeStatus, Role};
 use howdah_protocol::{LogIndex, Term};
 use howdah_sidecar::admin::{self, Admin, metrics::Metrics, outcome::Asker};
-use howdah_sidecar::config::Config;
+use howdah_sidecar::config::{Config, Peer};
 use howdah_sidecar::health::Watcher;
+use howdah_sidecar::pg::precheck::precheck;
 use howdah_sidecar::pg::server::Server;
 use howdah_sidecar::raft;
 use howdah_sidecar::repair;
@@ -14,6 +15,7 @@ use howdah_sidecar::retention::Retention;
 use howdah_sidecar::role::Manager;
 use howdah_sidecar::seed::Source;
 use howdah_sidecar::status::Board;
+use howdah_sidecar::verify::{Attendant, Schedule, Verifier};
 use std::path::PathBuf;
 use std::time::Duration;
 use tokio::net::TcpListener;
@@ -58,6 +60,7 @@ async fn run(config: Config) -> Result<()> {
             config.admin_listen
         )
     })?;
+    precheck(&config).await?;
     let raft = raft::open(raft_options(&config)).await?;
     let board = Board::new(identity(&config));
     board.follow_log(&raft);
@@ -65,6 +68,7 @@ async fn run(config: Config) -> Result<()> {
 
     let (commands, received) = mpsc::channel(COMMANDS_MAX);
     let (stop, stopped) = watch::channel(false);
+    let verifier = Verifier::new(&config, Server::target(&config), raft.clone(), board.clone());
     let service = Admin {
         board: board.clone(),
         status: board.published(),
@@ -75,10 +79,13 @@ async fn run(config: Config) -> Result<()> {
         seed: Source::new(Server::target(&config), config.postgres.bin_dir.clone()),
         asker: Asker::new(Server::target(&config)),
         repair: repair::Source::new(Server::target(&config)),
+        attendant: Attendant::new(&config, Server::target(&config), raft.clone(), board.clone()),
+        verifier: verifier.clone(),
         metrics: Metrics::new(),
     };
     tokio::spawn(admin::serve(listener, service));
     tokio::spawn(stop_on_signal(stop));
+    tokio::spawn(Schedule { verifier, interval: Duration::from_secs(config.verify_interval_s) }.run());
 
     let retention = Retention { raft: raft.clone(), log_bytes_max: config.log_bytes_max, needed: board.needed.subscribe() };
     tokio::spawn(retention.run());
@@ -106,11 +113,12 @@ async fn stop_on_signal(stop: watch::Sender<bool>) {
 
 fn raft_options(config: &Config) -> raft::Options {
     // A node that joins forms no group: it waits to be added to one.
-    let founders = if config.join { &[][..] } else { &config.peers };
-    let peers =
-        founders.iter().map(|peer| raft::Peer { node: peer.node, admin_addr: peer.admin.clone(), sql_addr: peer.sql.clone() }).collect();
+    let peer = |peer: &Peer| raft::Peer { node: peer.node, admin_addr: peer.admin.clone(), sql_addr: peer.sql.clone() };
+    let hosts: Vec<_> = config.peers.iter().map(peer).collect();
+    let founders = if config.join { Vec::new() } else { hosts.clone() };
     let dir = config.data_dir.join("raft");
-    let mut options = raft::Options::new(dir, config.cluster.clone(), config.group, config.node, peers, config.secret.clone());
+    let mut options = raft::Options::new(dir, config.cluster.clone(), config.group, config.node, founders, config.secret.clone());
+    options.hosts = hosts;
     options.timings.heartbeat = Duration::from_millis(config.timing.heartbeat_ms);
     options.timings.election_min = Duration::from_millis(config.timing.election_min_ms);
     options.timings.election_max = Duration::from_millis(config.timing.election_max_ms);
@@ -134,6 +142,7 @@ fn identity(config: &Config) -> NodeStatus {
         sql_address: config.me().sql.clone(),
         admin_address: config.me().admin.clone(),
         detail: "starting".to_owned(),
+        verified: None,
         trouble: None,
     }
 }

@@ -18,6 +18,8 @@ struct Sidecar<'a> {
     secret: &'a str,
     peers: Vec<Peer>,
     join: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    verify_interval_s: Option<u64>,
     postgres: Postgres<'a>,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     timing: &'a BTreeMap<String, u64>,
@@ -121,6 +123,7 @@ fn sidecar<'a>(options: &'a Options, layout: &Layout, manifest: &'a Manifest, in
         secret: &manifest.secret,
         join: manifest.joined(id),
         peers: info.nodes.iter().map(|node| Peer { node: node.id, admin: node.admin, sql: node.sql }).collect(),
+        verify_interval_s: options.verify_interval_s,
         postgres: Postgres {
             mode: "managed",
             bin_dir: options.pg_bin_dir.clone(),

@@ -1,6 +1,6 @@
 //! What Prometheus reads. Names carry their unit.
 
-use crate::status::{Board, Repairs};
+use crate::status::{Board, Repairs, Verification};
 use crate::{apply, capture};
 use howdah_protocol::admin::{NodeStatus, Role};
 use prometheus::{Gauge, IntGauge, Registry, TextEncoder};
@@ -60,6 +60,7 @@ impl Metrics {
             apply_text(&mut text, &applier.borrow());
         }
         repair_text(&mut text, *board.repairs.borrow());
+        verify_text(&mut text, *board.verification.borrow());
         text
     }
 }
@@ -102,6 +103,20 @@ fn repair_text(text: &mut String, repairs: Repairs) {
     counter(text, "howdah_seeded_again_total", "Times that this node could not go on with its data and was filled anew", repairs.seeded);
     let name = "howdah_repair_seconds";
     *text += &format!("# HELP {name} How long the last repair took\n# TYPE {name} gauge\n{name} {}\n", repairs.seconds);
+}
+
+/// What is known of this node only: nothing before the first comparison.
+fn verify_text(text: &mut String, Verification { runs, last }: Verification) {
+    counter(text, "howdah_verify_runs_total", "Comparisons of this node with the leader", runs);
+    let Some(last) = last else { return };
+    let mut gauge = |name: &str, help: &str, value: String| {
+        *text += &format!("# HELP {name} {help}\n# TYPE {name} gauge\n{name} {value}\n");
+    };
+    let at = format!("{}.{:03}", last.at_ms / 1000, last.at_ms % 1000);
+    gauge("howdah_verify_last_run_timestamp_seconds", "When this node was last compared with the leader, since 1970", at);
+    gauge("howdah_verify_tables", "Tables that were compared then", last.tables.to_string());
+    gauge("howdah_verify_tables_differing", "Tables that differed then; not 0 means a fault", last.tables_differing.to_string());
+    gauge("howdah_verify_rows_differing", "Rows, at least, that differed then; not 0 means a fault", last.rows_differing.to_string());
 }
 
 fn counter(text: &mut String, name: &str, help: &str, value: u64) {
