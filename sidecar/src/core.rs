@@ -12,8 +12,8 @@ pub mod lag;
 pub mod lease;
 pub mod membership;
 pub mod outcomes;
-pub mod pace;
 pub mod pgoutput;
+pub mod prompt;
 pub mod role;
 pub mod rollback;
 

@@ -33,7 +33,7 @@ mod network;
 mod node;
 mod notice;
 mod options;
-mod pace;
+mod prompt;
 mod proposer;
 mod role;
 mod roster;

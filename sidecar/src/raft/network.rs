@@ -2,7 +2,7 @@
 
 use super::link::{Down, PeerLinks, Purpose, full};
 use super::notice;
-use super::pace::{self, Line, Pacing};
+use super::prompt::{self, Line, Pacing};
 use super::server::messages::{SnapshotResponse, TransferRequest, TransferResponse, VoteRequest, VoteResponse};
 use super::server::{Body, BoxError, HELLO, Identity, SnapshotHead, encode_snapshot, next_frame};
 use super::types::{Address, AppendRequest, AppendResult, Snapshot, TypeConfig, Vote};
@@ -167,7 +167,7 @@ impl Client {
         let (cancel, cancelled) = oneshot::channel::<()>();
         let complete = Arc::new(AtomicBool::new(false));
         let line = Arc::new(self.pacing.open(self.links.node));
-        let paced = pace::paced(Box::pin(notice::merge(input)), line.clone());
+        let paced = prompt::paced(Box::pin(notice::merge(input)), line.clone());
         let body = request_body(paced, cancelled, complete.clone());
         let response = self.send(self.purpose, "append", body, OPEN_WAIT_MAX).await?;
         let answers = Answers { body: response.into_body(), reader: FrameReader::default(), complete, line, _cancel: cancel };

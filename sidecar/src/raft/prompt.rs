@@ -1,10 +1,10 @@
-//! Sends at the pace that `core::pace` finds for each follower.
+//! Sends at the pace that `core::prompt` finds for each follower.
 //!
 //! openraft makes the next append of a stream when it is asked for one, out of all that the log has by then. So not asking for a moment is
 //! all that it takes to send fewer, larger ones.
 
 use super::types::AppendRequest;
-use crate::core::pace::{PACE, Pacer};
+use crate::core::prompt::{PACE, Pacer};
 use futures::{Stream, StreamExt, stream};
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
