@@ -22,6 +22,10 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
 
+mod seeding;
+
+pub use seeding::{Seeding, SeedingStage};
+
 /// Where a node stands in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -81,6 +85,9 @@ pub struct NodeStatus {
     pub admin_address: String,
     /// What the node is doing, or why it is not open. For people.
     pub detail: String,
+    /// How far its filling is, while it is being seeded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seeding: Option<Seeding>,
     /// Why this node does not stand for election, or just gave leadership up: what is wrong with its Postgres or its disks. For people.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trouble: Option<String>,
@@ -212,6 +219,9 @@ pub struct MemberStep {
     pub state: MemberState,
     /// What the node is doing. For people.
     pub detail: String,
+    /// How far its filling is, while it is being seeded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seeding: Option<Seeding>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -72,7 +72,7 @@ async fn run(config: Config) -> Result<()> {
         secret: config.secret.as_str().into(),
         raft: raft.clone(),
         commands,
-        seed: Source::new(Server::target(&config), config.postgres.bin_dir.clone()),
+        seed: Source::new(Server::target(&config), config.postgres.bin_dir.clone(), config.seed),
         asker: Asker::new(Server::target(&config)),
         repair: repair::Source::new(Server::target(&config)),
         metrics: Metrics::new(),
@@ -80,7 +80,12 @@ async fn run(config: Config) -> Result<()> {
     tokio::spawn(admin::serve(listener, service));
     tokio::spawn(stop_on_signal(stop));
 
-    let retention = Retention { raft: raft.clone(), log_bytes_max: config.log_bytes_max, needed: board.needed.subscribe() };
+    let retention = Retention {
+        raft: raft.clone(),
+        log_bytes_max: config.log_bytes_max,
+        log_age_max: Duration::from_secs(config.log_age_max_s),
+        needed: board.needed.subscribe(),
+    };
     tokio::spawn(retention.run());
 
     tokio::spawn(Watcher::new(&config, raft.clone(), board.clone()).run());
@@ -134,6 +139,7 @@ fn identity(config: &Config) -> NodeStatus {
         sql_address: config.me().sql.clone(),
         admin_address: config.me().admin.clone(),
         detail: "starting".to_owned(),
+        seeding: None,
         trouble: None,
     }
 }

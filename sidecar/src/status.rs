@@ -6,7 +6,7 @@ use crate::apply;
 use crate::capture;
 use crate::core::lag::Lag;
 use crate::raft;
-use howdah_protocol::admin::{NodeStatus, Role};
+use howdah_protocol::admin::{NodeStatus, Role, Seeding};
 use howdah_protocol::{Epoch, LogIndex, NodeId, Term};
 use std::sync::Arc;
 use std::time::Duration;
@@ -65,6 +65,8 @@ pub struct Board {
     pub gate: watch::Sender<Option<Arc<capture::Metrics>>>,
     pub applier: watch::Sender<Option<watch::Receiver<apply::Applied>>>,
     pub repairs: watch::Sender<Repairs>,
+    /// How far the filling of this node is, while one is under way.
+    pub seeding: watch::Sender<Option<Seeding>>,
     /// What the role manager noted, and what the health watcher makes of everything.
     pub note: watch::Sender<Option<Note>>,
     pub trouble: watch::Sender<Option<String>>,
@@ -84,6 +86,7 @@ impl Board {
             gate: watch::Sender::new(None),
             applier: watch::Sender::new(None),
             repairs: watch::Sender::new(Repairs::default()),
+            seeding: watch::Sender::new(None),
             note: watch::Sender::new(None),
             trouble: watch::Sender::new(None),
             published: watch::Sender::new(identity),
@@ -136,12 +139,14 @@ impl Board {
     pub async fn run(self) {
         let start = Instant::now();
         let (mut stage, mut log, mut applied) = (self.stage.subscribe(), self.log.subscribe(), self.applied.subscribe());
+        let mut seeding = self.seeding.subscribe();
         let mut trouble = self.trouble.subscribe();
         let mut lag = Lag::default();
         loop {
             let now_ms = u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX);
             let (stage_now, log_now, applied_now) =
                 (stage.borrow_and_update().clone(), *log.borrow_and_update(), *applied.borrow_and_update());
+            let seeding_now = *seeding.borrow_and_update();
             let trouble_now = trouble.borrow_and_update().clone();
             lag.decided(log_now.committed, now_ms);
             lag.applied(applied_now);
@@ -158,6 +163,7 @@ impl Board {
                 status.committed_index = log_now.committed;
                 status.applied_index = applied_now;
                 status.lag_ms = lag.age_ms(now_ms);
+                status.seeding = seeding_now;
                 *status != before
             });
             // What a node may do is told at once.
@@ -170,6 +176,7 @@ impl Board {
                 changed = trouble.changed() => if changed.is_err() { return },
                 changed = log.changed() => if changed.is_err() { return },
                 changed = applied.changed() => if changed.is_err() { return },
+                changed = seeding.changed() => if changed.is_err() { return },
                 () = tokio::time::sleep(Duration::from_millis(100)), if lag.age_ms(now_ms) > 0 => {}
             }
         }

@@ -1,12 +1,13 @@
 //! `howdahctl node add | remove | replace`: changes who is in the local cluster, while it serves.
 
+use super::progress::Progress;
 use super::{Data, Outcome, node_id};
 use anyhow::bail;
 use clap::{Args, Subcommand};
 use howdah_ctl::admin;
 use howdah_ctl::cluster::{Cluster, Options};
 use howdah_protocol::NodeId;
-use howdah_protocol::admin::{Member, MemberState, MemberStep};
+use howdah_protocol::admin::{Member, MemberStep};
 use serde::Serialize;
 use std::time::{Duration, Instant};
 
@@ -103,7 +104,8 @@ pub(crate) async fn run(node: Node) -> anyhow::Result<Outcome> {
 }
 
 async fn change(cluster: &mut Cluster, node: &Node, limit: Duration) -> anyhow::Result<(Option<NodeId>, Option<NodeId>)> {
-    let mut progress = tell;
+    let mut shown = Progress::new();
+    let mut progress = |step: &MemberStep| shown.tell(step);
     Ok(match node {
         Node::Add(add) => (Some(cluster.add_node(add.id, limit, &mut progress).await?), None),
         Node::Remove(remove) => {
@@ -115,14 +117,4 @@ async fn change(cluster: &mut Cluster, node: &Node, limit: Duration) -> anyhow::
             (Some(new), Some(replace.node))
         }
     })
-}
-
-fn tell(step: &MemberStep) {
-    let verb = match step.state {
-        MemberState::Joining => "joins",
-        MemberState::Voter => "is a member",
-        MemberState::HandedOver => "leaves",
-        MemberState::Removed => "has left",
-    };
-    eprintln!("node {} {verb}: {}", step.node, step.detail);
 }

@@ -78,6 +78,8 @@ pub struct Options {
     pub settings: BTreeMap<String, String>,
     /// Overrides in the sidecars' `[timing]`, in milliseconds.
     pub timing: BTreeMap<String, u64>,
+    /// Further keys of the sidecars' configuration.
+    pub sidecar: BTreeMap<String, toml::Value>,
     /// Further keys of the proxy's configuration.
     pub proxy: BTreeMap<String, toml::Value>,
     /// From the first process started to the first statement served.
@@ -104,6 +106,7 @@ impl Options {
             app_role: "app".to_owned(),
             settings: BTreeMap::new(),
             timing: BTreeMap::new(),
+            sidecar: BTreeMap::new(),
             proxy: BTreeMap::new(),
             start_timeout: START_TIMEOUT,
         })
