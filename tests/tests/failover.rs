@@ -1,6 +1,7 @@
 //! The leader is killed, and nothing that was acknowledged is lost.
 
 use anyhow::{Context, Result};
+use howdah_ctl::admin;
 use howdah_ctl::core::gap::write_gap;
 use howdah_ctl::load::{Load, Options, Script, prepare};
 use howdah_protocol::admin::Role;
@@ -39,6 +40,31 @@ async fn killing_the_leader_again_and_again_loses_nothing() -> Result<()> {
         cluster.assert_identical(&["public.howdah_load"]).await?;
     }
     Ok(())
+}
+
+/// In autocommit and in blocks, of which some are open at each switchover.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_planned_switchover_costs_no_client_an_error() -> Result<()> {
+    let cluster = Fixture::start().await?;
+    let url = cluster.info().proxy_url();
+    prepare(&url).await?;
+    let load = Load::start(&Options { url: url.clone(), clients: 4, script: Script::Mixed, seed: 1 });
+    for _ in 0..ROUNDS {
+        let before = load.window().acknowledged;
+        eventually("writes", async || Ok(load.window().acknowledged), |count| *count > before + 200).await?;
+        let leader = cluster.leader().await?;
+        let address = cluster.info().node(leader).context("no such node")?.admin.to_string();
+        let done = admin::switchover(&address, &cluster.info().secret, None).await?;
+        assert_ne!(done.from, done.to);
+        cluster.wait_until("the new leader", PATIENCE, |seen| seen.leader().is_some_and(|leader| leader.id == done.to)).await?;
+        cluster.wait_follower(done.from, PATIENCE).await?;
+    }
+    let before = load.window().acknowledged;
+    eventually("writes at the last leader", async || Ok(load.window().acknowledged), |count| *count > before + 200).await?;
+    let audit = load.stop().await?.audit(&url).await?;
+    assert_eq!((audit.refused, audit.unknown), (0, 0), "clients saw errors");
+    assert_eq!((audit.lost.len(), audit.ghosts.len()), (0, 0));
+    cluster.assert_identical(&["public.howdah_load"]).await
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -191,6 +191,16 @@ mod tests {
     }
 
     #[test]
+    fn what_is_wrong_with_a_node_is_in_its_line_and_in_the_json() {
+        let mut views = views();
+        views[1].status.as_mut().expect("it answers").trouble = Some("the disk is full".to_owned());
+        assert!(table(&views).lines().nth(2).expect("second node").contains("fine; TROUBLE: the disk is full"));
+        let value = serde_json::to_value(json(&views)).expect("serialises");
+        assert_eq!(value["groups"][0]["nodes"][1]["trouble"], "the disk is full");
+        assert_eq!(value["groups"][0]["nodes"][0]["trouble"], serde_json::Value::Null);
+    }
+
+    #[test]
     fn the_table_shows_the_unreachable_one_with_the_reason() {
         let table = table(&views());
         assert!(table.lines().nth(3).expect("third node").contains("unreachable"), "{table}");

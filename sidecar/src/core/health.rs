@@ -59,7 +59,9 @@ pub enum Trouble {
 impl fmt::Display for Trouble {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::PostgresSilent => f.write_str("PostgreSQL does not answer, neither an open session nor a new one"),
+            Self::PostgresSilent => f.write_str(
+                "PostgreSQL does not answer, neither in an open session nor in a new one: it hangs, or its disk takes no writes",
+            ),
             Self::PostgresCannotWrite(error) => write!(f, "PostgreSQL cannot write: {error}"),
             Self::DiskSlow { ms } => write!(f, "the log's disk is slow: writing took {}.{} s", ms / 1000, ms % 1000 / 100),
             Self::DiskFull { folder, bytes } => write!(f, "the disk of {folder} is full: {} MiB are left", bytes >> 20),
