@@ -182,7 +182,7 @@ async fn a_server_with_data_becomes_the_first_node_and_fills_the_second() -> Res
     // What was there before, and what is written now, in a table without a key too.
     let client = connect(&url).await?;
     client.batch_execute("UPDATE old.keyless SET b = 'changed' WHERE a = 3; INSERT INTO old.t (note) VALUES ('new')").await?;
-    let index = admin::status(&first).await?.committed_index;
+    let index = admin::committed(&first).await?.index;
     let (here, there) = (admin::checksum(&first, index).await?, admin::checksum(&second, index).await?);
     assert_eq!(here.tables.get("old.t").map(|table| table.rows), Some(5001));
     assert_eq!(here.tables.get("old.keyless").map(|table| table.rows), Some(100));
