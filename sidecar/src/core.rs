@@ -15,3 +15,6 @@ pub mod pace;
 pub mod pgoutput;
 pub mod role;
 pub mod rollback;
+
+#[cfg(test)]
+mod tests;

@@ -41,8 +41,8 @@ use crate::pg::server::{Server, Shutdown};
 use crate::raft;
 use crate::status::{Board, Note, Stage as Published};
 use epoch::ServingEpoch;
-use howdah_protocol::InstanceId;
 use howdah_protocol::admin::{Problem, Role};
+use howdah_protocol::{InstanceId, Lsn};
 use standby::{Standby, fitness_after};
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
@@ -70,6 +70,8 @@ pub enum Error {
     Capture(#[from] capture::Error),
     #[error(transparent)]
     Apply(#[from] apply::Error),
+    #[error(transparent)]
+    Log(#[from] raft::ReadError),
     #[error(transparent)]
     Propose(#[from] raft::ProposeError),
     #[error(transparent)]
@@ -113,6 +115,8 @@ pub struct Manager {
     applier: Option<apply::Handle>,
     /// The own slot stands, as the witness of what was committed here while this node led.
     keeps_slot: bool,
+    /// End of the last commit that the own slot held when it was read: nobody may see it before it is decided.
+    tail: Lsn,
     gate: Option<capture::Handle>,
     repairs: repair::History,
 }
@@ -143,6 +147,7 @@ impl Manager {
             epoch: None,
             applier: None,
             keeps_slot: false,
+            tail: Lsn(0),
             gate: None,
             repairs: repair::History::default(),
         })

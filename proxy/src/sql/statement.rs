@@ -296,7 +296,9 @@ impl Refusal {
             Self::CatalogLock => "Name the user tables that you mean, or run it on every node, connected to the server directly.",
             Self::Replication => "Connect to the server directly if you know what you are doing.",
             Self::GateSetting => "Use SET howdah.replication = sync or async.",
-            Self::CancelBackend => "Send a cancel request from the session's own client, or connect to the server directly.",
+            Self::CancelBackend => {
+                "Send a cancel request from the session's own client, or connect to the server directly as a member of pg_signal_backend."
+            }
         }
     }
 }

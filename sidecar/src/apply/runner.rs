@@ -9,10 +9,9 @@ use super::session::Session;
 use super::unblock;
 use super::{Applied, Control, Error, Log, Options};
 use crate::core::coalesce::{Mode, Plan, Relations, plan};
-use crate::core::decisions::Decisions;
-use crate::core::entry::Entry;
+use crate::core::decisions::within_reign;
 use bytes::Bytes;
-use howdah_protocol::{InstanceId, LogIndex};
+use howdah_protocol::LogIndex;
 use std::collections::VecDeque;
 use std::future::Future;
 use std::sync::atomic::Ordering;
@@ -268,18 +267,6 @@ impl<L: Log> Runner<'_, L> {
         self.session.forget();
         Ok(())
     }
-}
-
-/// How many of the entries come before the reign of `me`, the writer that opened last, ends; all where it has not begun.
-fn within_reign(me: InstanceId, before: &Decisions, entries: &[(LogIndex, Option<Bytes>)]) -> usize {
-    let mut reigns = before.serving.is_some_and(|serving| serving.instance == me);
-    let ends = |(_, payload): &(LogIndex, Option<Bytes>)| {
-        let Some(writer) = payload.as_ref().and_then(Entry::opening) else { return false };
-        let ends = reigns && writer.instance != me;
-        reigns = writer.instance == me;
-        ends
-    };
-    entries.iter().position(ends).unwrap_or(entries.len())
 }
 
 async fn linger(options: &Options, control: &Control) {

@@ -7,7 +7,8 @@
 //! had in flight is void everywhere. A transaction that the log holds already is void the second time.
 
 use crate::core::entry::{Entry, Item, Writer};
-use howdah_protocol::{InstanceId, Lsn};
+use bytes::Bytes;
+use howdah_protocol::{InstanceId, LogIndex, Lsn};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -31,6 +32,15 @@ pub struct Serving {
     pub epoch: u64,
 }
 
+/// What became of the commits in a snapshot of the leader's Postgres that the log did not hold yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
+    Open,
+    Decided,
+    /// Another has opened since, even if the same node did so again later: its Postgres may have been repaired in between.
+    Void,
+}
+
 impl From<Writer> for Serving {
     fn from(writer: Writer) -> Self {
         Self { node: writer.node.0, instance: writer.instance, epoch: writer.epoch.0 }
@@ -41,6 +51,18 @@ impl Decisions {
     #[must_use]
     pub fn watermark(&self, instance: InstanceId) -> Lsn {
         self.watermarks.get(&instance).copied().unwrap_or_default()
+    }
+
+    /// Of a snapshot up to `lsn` that was asked for when `by` was the last opening known; behind it a mark was committed.
+    #[must_use]
+    pub fn fate(&self, by: Serving, lsn: Lsn) -> Fate {
+        if self.serving != Some(by) {
+            Fate::Void
+        } else if self.watermark(by.instance) > lsn {
+            Fate::Decided
+        } else {
+            Fate::Open
+        }
     }
 
     /// Takes the next entry of the log and leaves in it what counts: the items of a void batch, and transactions that the log already
@@ -88,6 +110,19 @@ impl Decisions {
     }
 }
 
+/// How many of the entries come before the reign of `me`, the writer that opened last, ends; all where it has not begun.
+#[must_use]
+pub fn within_reign(me: InstanceId, before: &Decisions, entries: &[(LogIndex, Option<Bytes>)]) -> usize {
+    let mut reigns = before.serving.is_some_and(|serving| serving.instance == me);
+    let ends = |(_, payload): &(LogIndex, Option<Bytes>)| {
+        let Some(writer) = payload.as_ref().and_then(Entry::opening) else { return false };
+        let ends = reigns && writer.instance != me;
+        reigns = writer.instance == me;
+        ends
+    };
+    entries.iter().position(ends).unwrap_or(entries.len())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -125,6 +160,23 @@ mod tests {
         admitted(&mut decisions, Entry::Open { writer: writer(2, 2), time_ms: 0 });
         assert_eq!(admitted(&mut decisions, batch(writer(1, 1), &[20])), 0);
         assert_eq!(decisions.watermark(InstanceId(10)), Lsn(10));
+    }
+
+    #[test]
+    fn a_snapshot_is_void_once_another_has_opened_also_if_its_own_opens_again() {
+        let mut decisions = Decisions::default();
+        let mut open = |writer: Writer| admitted(&mut decisions, Entry::Open { writer, time_ms: 0 });
+        open(writer(1, 1));
+        let by = writer(1, 1).into();
+        assert_eq!(decisions.fate(by, Lsn(10)), Fate::Open);
+        admitted(&mut decisions, batch(writer(1, 1), &[10]));
+        assert_eq!(decisions.fate(by, Lsn(10)), Fate::Open, "the mark is still to come");
+        admitted(&mut decisions, batch(writer(1, 1), &[11]));
+        assert_eq!(decisions.fate(by, Lsn(10)), Fate::Decided);
+        for again in [writer(2, 2), writer(1, 3)] {
+            admitted(&mut decisions, Entry::Open { writer: again, time_ms: 0 });
+            assert_eq!(decisions.fate(by, Lsn(10)), Fate::Void);
+        }
     }
 
     #[test]

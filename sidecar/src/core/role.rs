@@ -3,6 +3,9 @@
 //! The question after every start and every demotion is whether this Postgres holds commits that the group has not decided. They
 //! stand in the node's own slot, behind the watermark of its instance in the log. As long as nobody else has opened since, they may
 //! still be decided: the node waits, closed, or proposes them again as the leader. Once another has opened they never will be.
+//!
+//! After a restart a node knows less to be decided than before. Its own opening may be among what it has forgotten, so one that stands in
+//! its log keeps everything open: without it the node would take itself for one that never led, and let its slot go.
 
 use crate::core::decisions::Decisions;
 use howdah_protocol::{InstanceId, Lsn};
@@ -23,15 +26,26 @@ pub enum Verdict {
     Clean,
     /// Undecided commits, and nobody else has opened: as the leader, propose them again.
     LeadAgain,
-    /// Undecided commits whose fate is open: stay closed until somebody opens.
+    /// Undecided commits, or an undecided opening, whose fate is open: stay closed until it is known.
     Wait,
     /// Commits that the group never accepted. Repair before anything else; who repairs does not lead.
     Diverged,
 }
 
-/// `leads`: this node is the Raft leader, and everything that earlier terms decided is in `decisions`.
+/// What is known of the log beside what is decided.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Beyond {
+    /// This node is the Raft leader, and everything that earlier terms decided is known to be.
+    pub leads: bool,
+    /// Behind what is known to be decided the log holds an opening of this node.
+    pub opening: bool,
+}
+
 #[must_use]
-pub fn judge(me: InstanceId, decisions: &Decisions, slot: Slot, leads: bool) -> Verdict {
+pub fn judge(me: InstanceId, decisions: &Decisions, slot: Slot, Beyond { leads, opening }: Beyond) -> Verdict {
+    if opening {
+        return Verdict::Wait;
+    }
     let mine = decisions.serving.is_some_and(|serving| serving.instance == me);
     let undecided = match slot {
         // Without its slot a node that opened last cannot tell what it committed since.
@@ -74,8 +88,10 @@ mod tests {
             (decisions(2, 11), tail(11), true, Verdict::Clean),
         ];
         for (decisions, slot, leads, expected) in cases {
-            assert_eq!(judge(ME, &decisions, slot, leads), expected, "{decisions:?} {slot:?} leads={leads}");
+            assert_eq!(judge(ME, &decisions, slot, Beyond { leads, opening: false }), expected, "{decisions:?} {slot:?} leads={leads}");
+            assert_eq!(judge(ME, &decisions, slot, Beyond { leads, opening: true }), Verdict::Wait, "{decisions:?} {slot:?}");
         }
-        assert_eq!(judge(ME, &Decisions::default(), Slot::Missing, true), Verdict::Clean);
+        let leads = Beyond { leads: true, opening: false };
+        assert_eq!(judge(ME, &Decisions::default(), Slot::Missing, leads), Verdict::Clean);
     }
 }

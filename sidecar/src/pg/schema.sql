@@ -56,6 +56,10 @@ REVOKE EXECUTE ON FUNCTION pg_logical_emit_message(boolean, text, text), pg_logi
     lo_put(oid, bigint, bytea), lo_truncate(integer, integer), lo_truncate64(integer, bigint), lo_unlink(oid), lowrite(integer, bytea)
     FROM PUBLIC;
 
+-- The end of a COMMIT's wait at the gate shows what the group has not decided.
+REVOKE EXECUTE ON FUNCTION pg_cancel_backend(integer), pg_terminate_backend(integer, bigint) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION pg_cancel_backend(integer), pg_terminate_backend(integer, bigint) TO pg_signal_backend;
+
 -- The epoch of the node's present opening: an advisory lock that the sidecar's session holds, so that a crash of Postgres, or the
 -- death of the sidecar, takes it away by itself. NULL where the node is not open.
 CREATE OR REPLACE FUNCTION howdah.serving_epoch() RETURNS bigint

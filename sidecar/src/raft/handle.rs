@@ -11,10 +11,11 @@ use super::server::{Body, Server};
 use super::store::LogStore;
 use super::types::{Address, Raft, counted};
 use crate::core::decisions::Decisions;
+use crate::core::entry::Entry;
 use crate::core::lease;
 use crate::core::outcomes::{Question, Verdict};
 use bytes::Bytes;
-use howdah_protocol::{LogIndex, NodeId, Term};
+use howdah_protocol::{InstanceId, LogIndex, NodeId, Term};
 use hyper::body::Incoming;
 use hyper::{Request, Response};
 use openraft::async_runtime::watch::WatchReceiver;
@@ -32,6 +33,8 @@ use tokio::time::timeout;
 const READ_INDEX_WAIT_MAX: Duration = Duration::from_secs(2);
 const SNAPSHOT_WAIT_MAX: Duration = Duration::from_secs(20);
 const MEMBERSHIP_WAIT_MAX: Duration = Duration::from_secs(30);
+/// Bytes of the log that are looked at in one piece.
+const LOOK_BYTES: usize = 1 << 20;
 
 /// The log of this node. Clones share it.
 #[derive(Debug, Clone)]
@@ -193,6 +196,19 @@ impl Handle {
             return Err(ReadError::Purged { first: self.first_index()? });
         }
         Ok(entries.iter().map(|entry| (LogIndex(entry.log_id.index), counted(entry).cloned())).collect())
+    }
+
+    /// Whether the log here holds an opening of `instance` behind `after`, decided or not.
+    pub fn holds_opening(&self, instance: InstanceId, after: LogIndex) -> Result<bool, ReadError> {
+        let mut from = after.next().0;
+        loop {
+            let entries = self.inner.store.read(from, u64::MAX, LOOK_BYTES)?;
+            let Some(last) = entries.last() else { return Ok(false) };
+            from = last.log_id.index + 1;
+            if entries.iter().filter_map(counted).filter_map(Entry::opening).any(|writer| writer.instance == instance) {
+                return Ok(true);
+            }
+        }
     }
 
     /// An index such that whoever has applied it sees all that was acknowledged before this call. Asks a majority whether this node

@@ -5,6 +5,7 @@ use crate::admin::client as http;
 use crate::apply::fetch;
 use crate::config::Config;
 use crate::core::coalesce::{Change, Coalescer, Cut, Mode, Step, Table, TableId};
+use crate::core::decisions::{Decisions, Fate, Serving};
 use crate::core::divergence::Touched;
 use crate::core::pgoutput::Value;
 use crate::raft;
@@ -43,21 +44,19 @@ pub(super) async fn fetch(config: &Config, raft: &raft::Handle, leader: &str, to
     let ask = ask(touched);
     let body = Bytes::from(serde_json::to_vec(&ask).expect("names and values are plain data"));
     let asked = async {
-        let response = send(config, leader, body).await?;
+        let (response, by) = send(config, raft, leader, body).await?;
         let lsn = seed::header(&response, LSN_HEADER)?;
         let instance = InstanceId(seed::header(&response, INSTANCE_HEADER)?);
-        Ok::<_, Error>((lsn, instance, receive(response.into_body(), &ask).await?))
+        Ok::<_, Error>((lsn, instance, by, receive(response.into_body(), &ask).await?))
     };
     // A leader that was cut off in the middle of its answer is waited for only as long as it leads.
-    let (lsn, instance, rows) = tokio::select! {
+    let (lsn, instance, by, rows) = tokio::select! {
         answered = asked => answered?,
         () = deposed(raft) => return Err(Error::LeaderChanged),
     };
-    let certain = |now: &crate::core::decisions::Decisions| {
-        now.serving.is_none_or(|serving| serving.instance != instance) || now.watermark(instance) > lsn
-    };
-    let (index, decisions) = seed::wait_decided(raft, "the snapshot's last commits are not decided", certain).await?;
-    if decisions.serving.is_none_or(|serving| serving.instance != instance) {
+    let known = |now: &Decisions| now.fate(by, lsn) != Fate::Open;
+    let (index, decisions) = seed::wait_decided(raft, "the snapshot's last commits are not decided", known).await?;
+    if by.instance != instance || decisions.fate(by, lsn) != Fate::Decided {
         return Err(Error::LeaderChanged);
     }
     Ok(Fetched { cut: Cut { instance, lsn }, index, steps: rows.steps, rows: rows.count })
@@ -84,16 +83,18 @@ fn ask(touched: &[Touched]) -> Ask {
     Ask { tables: touched.iter().map(table).collect() }
 }
 
-/// A leader may have been elected and not be open yet, or repair another node at the moment.
-async fn send(config: &Config, leader: &str, body: Bytes) -> Result<Response<Incoming>, Error> {
+/// A leader may have been elected and not be open yet, or repair another node at the moment. Answers with the opening that was the last one
+/// known before the rows were asked for: a later one, also of the same server, may hold others.
+async fn send(config: &Config, raft: &raft::Handle, leader: &str, body: Bytes) -> Result<(Response<Incoming>, Serving), Error> {
     let deadline = Instant::now() + OPEN_TIMEOUT;
     loop {
+        let (_, decisions) = raft.decisions();
         let asked = tokio::time::timeout(CHUNK_TIMEOUT, http::post(leader, PATH, &config.secret, body.clone())).await;
         match asked.map_err(|_| Error::Broken("the leader does not answer".to_owned()))? {
             Err(http::Error::Refused { status, .. }) if status == StatusCode::SERVICE_UNAVAILABLE.as_u16() && Instant::now() < deadline => {
                 tokio::time::sleep(ASK_AGAIN_AFTER).await;
             }
-            answered => return Ok(answered?),
+            answered => return Ok((answered?, decisions.serving.ok_or(Error::LeaderChanged)?)),
         }
     }
 }

@@ -7,6 +7,7 @@
 //! - `Open` is decided: from here on nobody else's batches count. A failure before leaves a follower with a slot that holds nothing of
 //!   its own; after it, a node that opened and committed nothing, or what its slot tells;
 //! - the gate is attached: from here on a COMMIT waits for its decision;
+//! - what this Postgres committed before is decided: a crash has made it visible, so nobody may look sooner;
 //! - sequences are raised; clients may write.
 
 use super::{Error, Manager, Stage, sequences};
@@ -14,15 +15,18 @@ use crate::capture;
 use crate::core::entry::{Entry, Writer};
 use crate::pg::access::Access;
 use crate::pg::replication;
+use crate::raft;
 use crate::role::epoch::ServingEpoch;
 use howdah_protocol::admin::Role;
-use howdah_protocol::settings;
+use howdah_protocol::{Term, settings};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::time::{Instant, timeout};
 
 const APPLY_TIMEOUT: Duration = Duration::from_secs(60);
 const OPEN_TIMEOUT: Duration = Duration::from_secs(5);
 const ATTACH_TIMEOUT: Duration = Duration::from_secs(10);
+/// The tail may hold large transactions.
+const TAIL_TIMEOUT: Duration = Duration::from_secs(60);
 
 impl Manager {
     pub(super) async fn promote(&mut self) -> Result<Stage, Error> {
@@ -70,6 +74,7 @@ impl Manager {
         self.gate = Some(gate);
         attached.map_err(|_| Error::Late("attaching the gate", ATTACH_TIMEOUT))?.map_err(|error| Error::Stopped(error.to_string()))?;
         let attached_ms = begun.elapsed().as_millis();
+        self.tail_decided(raft_role.term).await?;
 
         sequences::raise(&self.target, &decisions.sequences).await?;
         self.set_access(Access::Writes).await?;
@@ -80,6 +85,24 @@ impl Manager {
         tracing::info!(applied_ms, slot_ms, attached_ms, open_ms, "promoted");
         self.found_application_role().await?;
         Ok(Stage::Lead)
+    }
+
+    /// Until the log holds everything that the own slot held when this node was reconciled.
+    async fn tail_decided(&self, term: Term) -> Result<(), Error> {
+        let (me, tail) = (self.instance, self.tail);
+        let (mut decided, mut role) = (self.raft.decided(), self.raft.role());
+        let holds = |now: &raft::Decided| now.watermark >= tail && now.serving.is_some_and(|serving| serving.instance == me);
+        tokio::select! {
+            biased;
+            held = timeout(TAIL_TIMEOUT, decided.wait_for(holds)) => match held {
+                Ok(Ok(_)) => Ok(()),
+                Ok(Err(_)) => Err(Error::Stopped("the log has stopped".into())),
+                Err(_) => Err(Error::Late("deciding what was committed here before", TAIL_TIMEOUT)),
+            },
+            _ = role.wait_for(|role| !role.is_leader || role.term != term) => {
+                Err(Error::Stopped("this node does not lead any more, and what it committed before is not decided".into()))
+            }
+        }
     }
 
     /// A commit that waits at the gate of a follower was not captured, and would be released, as if decided, by the new gate.

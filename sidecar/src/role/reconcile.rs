@@ -5,13 +5,13 @@ use crate::admin::Command;
 use crate::apply;
 use crate::capture;
 use crate::core::entry::Writer;
-use crate::core::role::{Slot, Verdict, judge};
+use crate::core::role::{Beyond, Slot, Verdict, judge};
 use crate::pg::access::Access;
 use crate::pg::replication;
 use crate::raft;
 use crate::role::epoch::{self, ServingEpoch};
 use howdah_protocol::admin::Role;
-use howdah_protocol::{Epoch, LogIndex, settings};
+use howdah_protocol::{Epoch, LogIndex, Lsn, settings};
 use tokio::sync::watch;
 
 /// What may happen to a follower.
@@ -32,12 +32,14 @@ impl Manager {
     pub(super) async fn reconcile(&mut self) -> Result<Stage, Error> {
         self.say(Role::Reconciling, "reading the own slot");
         let slot = self.read_slot().await?;
+        self.tail = if let Slot::Read { last_commit: Some(end) } = slot { end } else { Lsn(0) };
         let (mut decided, mut role) = (self.raft.decided(), self.raft.role());
         loop {
             decided.borrow_and_update();
             let leads = role.borrow_and_update().is_leader;
-            let (_, decisions) = self.raft.decisions();
-            match judge(self.instance, &decisions, slot, leads) {
+            let (known, decisions) = self.raft.decisions();
+            let opening = self.raft.holds_opening(self.instance, known)?;
+            match judge(self.instance, &decisions, slot, Beyond { leads, opening }) {
                 Verdict::Clean => {
                     let mine = decisions.serving.is_some_and(|serving| serving.instance == self.instance);
                     self.keeps_slot = slot != Slot::Missing;
@@ -59,7 +61,7 @@ impl Manager {
                     return Ok(Stage::Repair);
                 }
                 Verdict::Wait => {
-                    self.say(Role::Reconciling, "holds commits that are not decided yet; waits for a leader");
+                    self.say(Role::Reconciling, "holds commits, or an opening, that are not decided yet; waits for a leader");
                     // It may be that leader.
                     self.raft.set_ready(true);
                     tokio::select! {

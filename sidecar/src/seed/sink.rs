@@ -7,7 +7,7 @@ use super::rows::{Copying, get, next_chunk};
 use super::{CHUNK_TIMEOUT, OPTIONS};
 use crate::admin::client;
 use crate::config::Config;
-use crate::core::decisions::Decisions;
+use crate::core::decisions::{Decisions, Fate};
 use crate::pg::connect::Target;
 use crate::pg::schema::{self, Origin};
 use crate::raft;
@@ -75,12 +75,10 @@ impl Sink<'_> {
             wait_decided(self.raft, "a large transaction does not end", |decisions| decisions.unfinished.is_empty()).await?;
         let plan = self.ask(leader).await?;
         let (lsn, instance, id) = (plan.lsn, plan.instance, plan.id);
-        if decisions.serving.is_none_or(|serving| serving.instance != instance) {
-            return Err(Error::Undecided("the leader changed"));
-        }
-        let certain = |now: &Decisions| now.serving.is_none_or(|serving| serving.instance != instance) || now.watermark(instance) > lsn;
-        let (_, after) = wait_decided(self.raft, "the snapshot's last commits are not decided", certain).await?;
-        if after.serving.is_none_or(|serving| serving.instance != instance) {
+        let by = decisions.serving.filter(|serving| serving.instance == instance).ok_or(Error::Undecided("the leader changed"))?;
+        let known = |now: &Decisions| now.fate(by, lsn) != Fate::Open;
+        let (_, after) = wait_decided(self.raft, "the snapshot's last commits are not decided", known).await?;
+        if after.fate(by, lsn) != Fate::Decided {
             return Err(Error::Undecided("the leader changed"));
         }
         meter.plan(&plan);

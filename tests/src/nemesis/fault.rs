@@ -26,6 +26,8 @@ pub enum Fault {
     /// SIGTERM to the leader's sidecar, which hands over and takes its Postgres along.
     StopNode,
     Switchover,
+    /// A node joins and is seeded, and a follower leaves for good. Asks for nodes that have no hosts of their own.
+    ReplaceNode,
     /// Cancel requests for every connection in the middle of a COMMIT, over and over.
     CancelStorm,
     /// The same, and the leader's host dies in the middle.
@@ -74,6 +76,7 @@ impl Fault {
         Self::ImmediateShutdown,
         Self::StopNode,
         Self::Switchover,
+        Self::ReplaceNode,
         Self::CancelStorm,
         Self::CancelStormAndKill,
     ];
@@ -117,6 +120,7 @@ impl Fault {
             Self::ImmediateShutdown => "Postgres immediate shutdown",
             Self::StopNode => "SIGTERM sidecar",
             Self::Switchover => "switchover",
+            Self::ReplaceNode => "node added, another removed",
             Self::CancelStorm => "cancel storm",
             Self::CancelStormAndKill => "cancel storm and SIGKILL",
             Self::LeaderAlone => "leader alone",

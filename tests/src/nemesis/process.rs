@@ -5,7 +5,7 @@ use crate::Fixture;
 use crate::workload::Shared;
 use anyhow::{Context, Result, bail};
 use howdah_ctl::admin;
-use howdah_ctl::cluster::{Part, Paused, Shutdown};
+use howdah_ctl::cluster::{Error, Part, Paused, Shutdown};
 use howdah_protocol::NodeId;
 use rand::Rng;
 use rand::rngs::StdRng;
@@ -17,6 +17,8 @@ const STORM: Duration = Duration::from_millis(1500);
 /// The storm asks again so soon: a COMMIT takes a few milliseconds.
 const STORM_PAUSE: Duration = Duration::from_millis(2);
 const CANCEL_TIMEOUT: Duration = Duration::from_secs(6);
+/// A node is seeded in a few seconds.
+const REPLACE_TIMEOUT: Duration = Duration::from_secs(60);
 
 type Done = (Strike, Option<Paused>);
 
@@ -49,6 +51,7 @@ pub(super) async fn strike(fault: Fault, leader: NodeId, fixture: &mut Fixture, 
             gone(&pids)?
         }
         Fault::Switchover => return switchover(fixture, leader).await.map(|strike| (strike, None)),
+        Fault::ReplaceNode => return replace(fixture, follower).await.map(|strike| (strike, None)),
         Fault::CancelStorm => return Ok((told(storm(clients, STORM).await, ""), None)),
         Fault::CancelStormAndKill => {
             let before = Duration::from_millis(random.random_range(200..1000));
@@ -131,6 +134,16 @@ async fn switchover(fixture: &Fixture, leader: NodeId) -> Result<Strike> {
         // Right after another fault there may be nobody who can take over.
         Err(error) => Strike::Indeterminate(format!("refused: {error}")),
     })
+}
+
+async fn replace(fixture: &mut Fixture, old: NodeId) -> Result<Strike> {
+    let ids = |fixture: &Fixture| fixture.nodes().iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    let before = ids(fixture);
+    match fixture.replace_node(old, None, REPLACE_TIMEOUT, &mut |_| {}).await {
+        Ok(new) => Ok(Strike::Proven(format!("node {new} came, node {old} left: {before} are {} now", ids(fixture)))),
+        Err(Error::OnHosts) => Ok(Strike::Skipped("nodes with hosts of their own do not come and go".to_owned())),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// How many cancel requests were sent to connections whose COMMIT was in flight.

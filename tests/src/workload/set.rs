@@ -17,8 +17,8 @@ use tokio_postgres::{Client, Error};
 
 const WRITERS: usize = 3;
 const READERS: [(&str, bool); 2] = [("linearizable", true), ("eventual", false)];
-/// A read during the run covers this many elements.
-const WINDOW: i64 = 300;
+/// A read during the run covers this many elements: an hour of reads must fit into memory.
+const WINDOW: i64 = 120;
 
 #[derive(Debug)]
 pub(super) struct Set {

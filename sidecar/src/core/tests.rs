@@ -1,0 +1,3 @@
+//! The cores together.
+
+mod simulation;
