@@ -1,5 +1,7 @@
 //! A small client of the admin API of sidecars and proxies: one connection per call, every call with a time-out and a bounded answer.
 
+pub mod verify;
+
 use bytes::Bytes;
 use howdah_protocol::admin::{
     AddMember, Checksums, Committed, MemberStep, Members, NodeStatus, Problem, RemoveMember, Switchover, SwitchoverRequest,
@@ -47,8 +49,10 @@ pub async fn committed(address: &str) -> Result<Committed, Error> {
     get(address, "/v1/committed", STATUS_TIMEOUT).await
 }
 
-pub async fn checksum(address: &str, index: LogIndex) -> Result<Checksums, Error> {
-    get(address, &format!("/v1/checksum?index={index}"), CHECKSUM_TIMEOUT).await
+pub async fn checksum(address: &str, secret: &str, index: LogIndex) -> Result<Checksums, Error> {
+    let path = format!("/v1/checksum?index={index}");
+    let call = Call { address, path: &path, method: Method::GET, secret: Some(secret), body: Vec::new(), timeout: CHECKSUM_TIMEOUT };
+    call.json().await
 }
 
 /// Asks the leader at `address` to hand over.

@@ -36,6 +36,7 @@ Examples:
   howdahctl node add                      one more node, filled while the others serve
   howdahctl node replace 2                a new node in the place of node 2
   howdahctl verify                        do all nodes hold the same data?
+  howdahctl verify --repair               bring rows that differ back to the leader's
   howdahctl demo --exit                   load, kill the leader, count what was lost
 
 Exit codes:
@@ -71,6 +72,9 @@ pub(crate) enum Command {
     /// Stop the cluster of the data folder. Its data stays.
     Down(Down),
     /// Compare checksums of every table on every node at one log index.
+    ///
+    /// Clients go on meanwhile: each node stops applying the log for a moment, takes a snapshot at the same place, and goes on. Where a
+    /// table differs, the ranges of its key that do are searched down to the rows. Needs the cluster's secret.
     Verify(Verify),
     /// Show what this is for: load, kill the leader in the middle, count.
     Demo(Demo),
@@ -146,7 +150,11 @@ pub(crate) struct Down {
 pub(crate) struct Verify {
     #[command(flatten)]
     pub(crate) target: target::Arguments,
-    /// Print JSON: {"index","identical","tables":[{"table","identical","nodes":{"1":{"rows","sum"},...}}]}
+    /// Bring rows that differ back to the leader's, each node at one place of the log, and compare again
+    #[arg(long)]
+    pub(crate) repair: bool,
+    /// Print JSON: {"leader","index","identical","tables":[{"table","identical","nodes":{"1":{"rows","sum"},...},"key","differences":
+    /// [{"node","changed","missing","surplus","complete","from","to","keys"}]}],"absent","repairs"}
     #[arg(long)]
     pub(crate) json: bool,
 }

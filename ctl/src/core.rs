@@ -5,3 +5,4 @@ pub mod gap;
 pub mod ledger;
 pub mod percentile;
 pub mod table;
+pub mod verdict;

@@ -33,6 +33,7 @@ fn options(data: PathBuf) -> Options {
         settings: BTreeMap::from([("shared_buffers".to_owned(), "64MB".to_owned())]),
         timing: BTreeMap::from([("start_ms".to_owned(), 30_000)]),
         sidecar: BTreeMap::new(),
+        verify_interval_s: None,
         proxy: BTreeMap::new(),
         start_timeout: std::time::Duration::from_secs(20),
     }

@@ -9,6 +9,7 @@
 //! | `GET /v1/lease` | [`Lease`]: for how long nobody else can lead |
 //! | `GET /v1/outcome?node=N&epoch=E&xid=X&after=I` | [`Outcome`] of the transaction with this id, which ran on node N in its serving epoch E and was not committed at index I |
 //! | `GET /v1/checksum?index=N` | [`Checksums`] once this node has applied N; 504 if it has not within 10 s |
+//! | `POST /v1/verify` | [`crate::verify::VerifyEvent`]s, a line each; 503 unless this node leads, or where it is at it already |
 //! | `POST /v1/switchover` | [`Switchover`]; 409 with [`Problem`] where the target cannot take over |
 //! | `GET /v1/members` | [`Members`]: the group's members as the log has them, and every id that was ever given away |
 //! | `POST /v1/members/add` | [`MemberStep`]: takes [`AddMember`] one step further, on the leader; asked again until the node votes |
@@ -18,6 +19,7 @@
 //! Every answer that is not 2xx carries a [`Problem`].
 
 use crate::ids::{Epoch, GroupId, LogIndex, NodeId, Term};
+use crate::verify::Verified;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -88,6 +90,9 @@ pub struct NodeStatus {
     /// How far its filling is, while it is being seeded.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seeding: Option<Seeding>,
+    /// How it was when it was last compared with the leader.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verified: Option<Verified>,
     /// Why this node does not stand for election, or just gave leadership up: what is wrong with its Postgres or its disks. For people.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trouble: Option<String>,

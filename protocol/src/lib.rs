@@ -8,6 +8,7 @@ pub mod ids;
 pub mod settings;
 pub mod sqlstate;
 pub mod token;
+pub mod verify;
 
 pub use consistency::{Consistency, Replication};
 pub use ids::{Epoch, GroupId, InstanceId, LogIndex, Lsn, NodeId, Term};

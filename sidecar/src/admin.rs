@@ -6,6 +6,7 @@ use crate::raft;
 use crate::repair;
 use crate::seed;
 use crate::status::Board;
+use crate::verify;
 use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
@@ -58,6 +59,8 @@ pub struct Admin {
     pub seed: seed::Source,
     pub asker: outcome::Asker,
     pub repair: repair::Source,
+    pub attendant: verify::Attendant,
+    pub verifier: verify::Verifier,
     pub metrics: metrics::Metrics,
 }
 
@@ -79,7 +82,6 @@ impl Admin {
                 | "/v1/lease"
                 | "/v1/outcome"
                 | "/v1/members"
-                | "/v1/checksum"
         );
         if !public && request.headers().get(SECRET_HEADER).is_none_or(|shown| shown.as_bytes() != self.secret.as_bytes()) {
             return problem(
@@ -110,6 +112,8 @@ impl Admin {
                 let role = self.status.borrow().role;
                 self.repair.answer(role, request).await
             }
+            (&Method::POST, verify::ATTEND_PATH) => self.attendant.answer(request).await,
+            (&Method::POST, verify::PATH) => self.verifier.answer(request).await,
             (&Method::POST, "/v1/switchover") => self.switchover(request).await,
             _ => problem(StatusCode::NOT_FOUND, &format!("no such call: {} {path}", request.method()), None),
         }

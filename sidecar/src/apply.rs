@@ -21,6 +21,7 @@ mod catalog;
 mod ddl;
 mod execute;
 pub mod fetch;
+mod hold;
 mod params;
 pub mod progress;
 mod repair;
@@ -35,13 +36,14 @@ use crate::core::{coalesce, ddl as command};
 
 use crate::pg::connect::{self, Target};
 use bytes::Bytes;
+pub use hold::{Hold, Holder, Patch};
 use howdah_protocol::{InstanceId, LogIndex};
 pub use repair::take_back;
 use std::future::Future;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 use tokio::time::Instant;
 
 /// The decided log, as apply needs it.
@@ -89,6 +91,10 @@ pub enum Error {
     Progress(String),
     #[error("apply does not reach entry {index} in time (it is at {applied}{})", error.as_ref().map(|error| format!(": {error}")).unwrap_or_default())]
     NotReached { index: LogIndex, applied: LogIndex, error: Option<String> },
+    #[error("apply is held by somebody else")]
+    Held,
+    #[error("apply does not stand where it should in time (it is at {applied}{})", error.as_ref().map(|error| format!(": {error}")).unwrap_or_default())]
+    NotHeld { applied: LogIndex, error: Option<String> },
     #[error("divergent rows cannot be taken back: {0}")]
     TakeBack(String),
     #[error("the connection to PostgreSQL is lost")]
@@ -114,6 +120,8 @@ impl Error {
             | Self::Postgres { .. }
             | Self::MissingRole { .. }
             | Self::NotReached { .. }
+            | Self::Held
+            | Self::NotHeld { .. }
             | Self::Disconnected
             | Self::Stopped => false,
         }
@@ -192,6 +200,8 @@ pub struct Applied {
     pub error: Option<String>,
     /// The error is final: the log does not fit this node.
     pub stopped: bool,
+    /// Where it stands still because somebody holds it.
+    pub held: Option<hold::Halt>,
 }
 
 /// A running applier. Dropping it stops the applier without waiting.
@@ -211,6 +221,12 @@ struct Control {
     stop: watch::Sender<bool>,
     /// Nothing behind the opening of another instance is applied.
     stay: watch::Sender<bool>,
+    /// Where to stand still, for the one that holds the permit.
+    hold: watch::Sender<Option<hold::Halt>>,
+    holding: Arc<Semaphore>,
+    /// What the holder wants done.
+    job: Mutex<Option<hold::Job>>,
+    job_given: Notify,
     /// Tasks that wait for a position: no lingering meanwhile.
     waiting: AtomicUsize,
     wanted: Notify,
@@ -230,11 +246,16 @@ pub fn start<L: Log>(options: Options, log: L) -> Handle {
         rows_missing: 0,
         error: None,
         stopped: false,
+        held: None,
     });
     let control = Arc::new(Control {
         pause_at: watch::Sender::new(None),
         stop: watch::Sender::new(false),
         stay: watch::Sender::new(false),
+        hold: watch::Sender::new(None),
+        holding: Arc::new(Semaphore::new(1)),
+        job: Mutex::new(None),
+        job_given: Notify::new(),
         waiting: AtomicUsize::new(0),
         wanted: Notify::new(),
         lag: runner::Lag::default(),
@@ -249,6 +270,11 @@ impl Handle {
     #[must_use]
     pub fn applied(&self) -> watch::Receiver<Applied> {
         self.applied.clone()
+    }
+
+    #[must_use]
+    pub fn holder(&self) -> Holder {
+        Holder { applied: self.applied.clone(), control: Arc::clone(&self.control) }
     }
 
     /// Age of the oldest decided entry that is not applied; zero when there is none.

@@ -39,6 +39,9 @@ pub struct Config {
     /// An ex-leader with at most this many row changes that the group never accepted is repaired row by row; one with more is seeded again.
     #[serde(default = "default_repair_rows_max")]
     pub repair_rows_max: u32,
+    /// How often the leader compares all nodes without being asked, in seconds; 0 for never.
+    #[serde(default = "default_verify_interval_s")]
+    pub verify_interval_s: u64,
     #[serde(default)]
     pub seed: Seed,
     #[serde(default)]
@@ -156,6 +159,11 @@ fn default_log_age_max_s() -> u64 {
 
 fn default_repair_rows_max() -> u32 {
     100_000
+}
+
+/// Once a day.
+fn default_verify_interval_s() -> u64 {
+    86_400
 }
 
 fn default_os_user() -> String {

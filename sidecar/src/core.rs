@@ -1,6 +1,7 @@
 //! Decisions without IO: no tokio, no clock, no sockets, no openraft types. Everything here can be tested with made-up input.
 
 pub mod assemble;
+pub mod bisect;
 pub mod coalesce;
 pub mod ddl;
 pub mod decisions;

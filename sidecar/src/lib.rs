@@ -14,4 +14,5 @@ pub mod retention;
 pub mod role;
 pub mod seed;
 pub mod status;
+pub mod verify;
 mod wiring;

@@ -14,6 +14,7 @@ use howdah_sidecar::retention::Retention;
 use howdah_sidecar::role::Manager;
 use howdah_sidecar::seed::Source;
 use howdah_sidecar::status::Board;
+use howdah_sidecar::verify::{Attendant, Schedule, Verifier};
 use std::path::PathBuf;
 use std::time::Duration;
 use tokio::net::TcpListener;
@@ -65,6 +66,7 @@ async fn run(config: Config) -> Result<()> {
 
     let (commands, received) = mpsc::channel(COMMANDS_MAX);
     let (stop, stopped) = watch::channel(false);
+    let verifier = Verifier::new(&config, Server::target(&config), raft.clone(), board.clone());
     let service = Admin {
         board: board.clone(),
         status: board.published(),
@@ -75,10 +77,13 @@ async fn run(config: Config) -> Result<()> {
         seed: Source::new(Server::target(&config), config.postgres.bin_dir.clone(), config.seed),
         asker: Asker::new(Server::target(&config)),
         repair: repair::Source::new(Server::target(&config)),
+        attendant: Attendant::new(&config, Server::target(&config), raft.clone(), board.clone()),
+        verifier: verifier.clone(),
         metrics: Metrics::new(),
     };
     tokio::spawn(admin::serve(listener, service));
     tokio::spawn(stop_on_signal(stop));
+    tokio::spawn(Schedule { verifier, interval: Duration::from_secs(config.verify_interval_s) }.run());
 
     let retention = Retention {
         raft: raft.clone(),
@@ -140,6 +145,7 @@ fn identity(config: &Config) -> NodeStatus {
         admin_address: config.me().admin.clone(),
         detail: "starting".to_owned(),
         seeding: None,
+        verified: None,
         trouble: None,
     }
 }

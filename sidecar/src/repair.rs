@@ -33,8 +33,10 @@ mod client;
 mod run;
 mod source;
 
+pub(crate) use client::fetch;
 pub use run::{Done, Outcome, Repair};
 pub use source::Source;
+pub(crate) use source::begin_at_cut;
 
 use crate::admin::client as http;
 use crate::{apply, capture, pg, seed};
@@ -49,7 +51,7 @@ const ASK_BYTES_MAX: usize = 64 << 20;
 /// Silence on the connection for this long ends the attempt, on either side.
 const CHUNK_TIMEOUT: Duration = Duration::from_secs(60);
 /// Keys, or rows, in one statement.
-const STATEMENT_ROWS_MAX: usize = 5_000;
+pub(crate) const STATEMENT_ROWS_MAX: usize = 5_000;
 
 /// Any failure that another attempt may not meet again.
 #[derive(Debug, thiserror::Error)]
@@ -97,18 +99,22 @@ impl Error {
 
 /// What the ex-leader asks the leader for.
 #[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-struct Ask {
-    tables: Vec<AskTable>,
+pub(crate) struct Ask {
+    pub(crate) tables: Vec<AskTable>,
 }
 
-#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct AskTable {
-    schema: String,
-    table: String,
-    /// The key's columns.
-    key: Vec<String>,
+/// Rows of one table.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct AskTable {
+    pub(crate) schema: String,
+    pub(crate) table: String,
+    /// The key's columns; none stands for the row's hash (`apply::fetch::row_hash`).
+    pub(crate) key: Vec<String>,
     /// Their values, in text form.
-    keys: Vec<Vec<String>>,
+    pub(crate) keys: Vec<Vec<String>>,
+    /// What the hash is made of.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) columns: Vec<String>,
 }
 
 /// The answer, line by line: each table that there is, with its rows behind it, and in the end the number of rows.

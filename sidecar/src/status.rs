@@ -7,6 +7,7 @@ use crate::capture;
 use crate::core::lag::Lag;
 use crate::raft;
 use howdah_protocol::admin::{NodeStatus, Role, Seeding};
+use howdah_protocol::verify::Verified;
 use howdah_protocol::{Epoch, LogIndex, NodeId, Term};
 use std::sync::Arc;
 use std::time::Duration;
@@ -53,6 +54,13 @@ pub struct Repairs {
     pub seeded: u64,
 }
 
+/// What comparisons with the leader said of this node, since the process started.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Verification {
+    pub runs: u64,
+    pub last: Option<Verified>,
+}
+
 /// Where the parts leave what they know. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Board {
@@ -64,9 +72,12 @@ pub struct Board {
     /// What the present gate counts, and what the applier says: for metrics.
     pub gate: watch::Sender<Option<Arc<capture::Metrics>>>,
     pub applier: watch::Sender<Option<watch::Receiver<apply::Applied>>>,
+    /// Lets apply be held, while one runs.
+    pub holder: watch::Sender<Option<apply::Holder>>,
     pub repairs: watch::Sender<Repairs>,
     /// How far the filling of this node is, while one is under way.
     pub seeding: watch::Sender<Option<Seeding>>,
+    pub verification: watch::Sender<Verification>,
     /// What the role manager noted, and what the health watcher makes of everything.
     pub note: watch::Sender<Option<Note>>,
     pub trouble: watch::Sender<Option<String>>,
@@ -85,8 +96,10 @@ impl Board {
             needed: watch::Sender::new(LogIndex::default()),
             gate: watch::Sender::new(None),
             applier: watch::Sender::new(None),
+            holder: watch::Sender::new(None),
             repairs: watch::Sender::new(Repairs::default()),
             seeding: watch::Sender::new(None),
+            verification: watch::Sender::new(Verification::default()),
             note: watch::Sender::new(None),
             trouble: watch::Sender::new(None),
             published: watch::Sender::new(identity),
@@ -115,6 +128,14 @@ impl Board {
         });
     }
 
+    /// Notes what a comparison said of this node.
+    pub fn verified(&self, verified: Verified) {
+        self.verification.send_modify(|verification| {
+            verification.runs += 1;
+            verification.last = Some(verified);
+        });
+    }
+
     /// Takes over what the log says, until it ends.
     pub fn follow_log(&self, raft: &raft::Handle) {
         let (mut decided, mut role) = (raft.decided(), raft.role());
@@ -140,13 +161,14 @@ impl Board {
         let start = Instant::now();
         let (mut stage, mut log, mut applied) = (self.stage.subscribe(), self.log.subscribe(), self.applied.subscribe());
         let mut seeding = self.seeding.subscribe();
-        let mut trouble = self.trouble.subscribe();
+        let (mut verification, mut trouble) = (self.verification.subscribe(), self.trouble.subscribe());
         let mut lag = Lag::default();
         loop {
             let now_ms = u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX);
             let (stage_now, log_now, applied_now) =
                 (stage.borrow_and_update().clone(), *log.borrow_and_update(), *applied.borrow_and_update());
             let seeding_now = *seeding.borrow_and_update();
+            let verified_now = verification.borrow_and_update().last;
             let trouble_now = trouble.borrow_and_update().clone();
             lag.decided(log_now.committed, now_ms);
             lag.applied(applied_now);
@@ -157,6 +179,7 @@ impl Board {
                 status.epoch = stage_now.epoch;
                 status.postgres_version = stage_now.version;
                 status.detail = stage_now.detail;
+                status.verified = verified_now;
                 status.trouble = trouble_now;
                 status.term = log_now.term;
                 status.leader = log_now.leader;
@@ -177,6 +200,7 @@ impl Board {
                 changed = log.changed() => if changed.is_err() { return },
                 changed = applied.changed() => if changed.is_err() { return },
                 changed = seeding.changed() => if changed.is_err() { return },
+                changed = verification.changed() => if changed.is_err() { return },
                 () = tokio::time::sleep(Duration::from_millis(100)), if lag.age_ms(now_ms) > 0 => {}
             }
         }

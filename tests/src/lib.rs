@@ -100,7 +100,7 @@ impl Fixture {
             let index = observed.leader().context("no leader")?.committed_index;
             let mut checksums = Vec::new();
             for node in &self.cluster.info().nodes {
-                checksums.push(admin::checksum(&node.admin.to_string(), index).await?);
+                checksums.push(admin::checksum(&node.admin.to_string(), &self.cluster.info().secret, index).await?);
             }
             match compare(&checksums) {
                 Verdict::Comparable(comparison) => return Ok(comparison),

@@ -13,6 +13,7 @@ use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 use tempfile::TempDir;
 
+const SECRET: &str = "0123456789abcdef";
 const FIT: &str = "wal_level = logical\nmax_prepared_transactions = 10\nsynchronous_standby_names = 'howdah'\n";
 
 /// A Postgres that nobody manages but this test.
@@ -174,8 +175,7 @@ async fn a_server_with_data_becomes_the_first_node_and_fills_the_second() -> Res
     let mut joining = sidecar(&server.joining(folder.path(), two, sql)?)?.stderr(Stdio::inherit()).spawn()?;
     eventually("the second sidecar's answer", async || Ok(admin::status(&second).await.is_ok()), |answers| *answers).await?;
     let new = AddMember { node: NodeId(2), admin: second.clone(), sql: format!("127.0.0.1:{sql}") };
-    let step =
-        async || Ok(admin::add_member(&first, "0123456789abcdef", &new).await.map(|step| step.state).map_err(|error| error.to_string()));
+    let step = async || Ok(admin::add_member(&first, SECRET, &new).await.map(|step| step.state).map_err(|error| error.to_string()));
     let voted = eventually("the second node's vote", step, |state| *state == Ok(MemberState::Voter)).await?;
     ensure!(voted.is_ok(), "{voted:?}");
 
@@ -183,7 +183,7 @@ async fn a_server_with_data_becomes_the_first_node_and_fills_the_second() -> Res
     let client = connect(&url).await?;
     client.batch_execute("UPDATE old.keyless SET b = 'changed' WHERE a = 3; INSERT INTO old.t (note) VALUES ('new')").await?;
     let index = admin::committed(&first).await?.index;
-    let (here, there) = (admin::checksum(&first, index).await?, admin::checksum(&second, index).await?);
+    let (here, there) = (admin::checksum(&first, SECRET, index).await?, admin::checksum(&second, SECRET, index).await?);
     assert_eq!(here.tables.get("old.t").map(|table| table.rows), Some(5001));
     assert_eq!(here.tables.get("old.keyless").map(|table| table.rows), Some(100));
     assert_eq!(there.tables, here.tables);

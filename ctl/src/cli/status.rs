@@ -7,6 +7,7 @@ use super::target::{View, leader};
 use super::{Outcome, Status};
 use howdah_ctl::core::table::{Align, render};
 use howdah_protocol::admin::Seeding;
+use howdah_protocol::verify::Verified;
 use serde::Serialize;
 use std::collections::BTreeMap;
 
@@ -39,6 +40,8 @@ struct Node {
     /// Only of a node that is being filled.
     #[serde(skip_serializing_if = "Option::is_none")]
     seeding: Option<Seeding>,
+    /// How the node was when it was last compared with the leader; null where it was not.
+    verified: Option<Verified>,
     /// What is wrong with it; null where nothing is known to be.
     trouble: Option<String>,
 }
@@ -49,8 +52,23 @@ pub(crate) async fn run(arguments: Status) -> anyhow::Result<Outcome> {
         println!("{}", serde_json::to_string_pretty(&json(&views))?);
     } else {
         println!("{}", table(&views));
+        warnings(&views).iter().for_each(|warning| println!("\n{warning}"));
     }
     Ok(if leader(&views).is_some() { Outcome::Good } else { Outcome::Bad })
+}
+
+/// What a person should do something about: nodes that were not the same as the leader when they were compared last.
+fn warnings(views: &[View]) -> Vec<String> {
+    let warning = |view: &View| {
+        let status = view.status.as_ref().ok()?;
+        let last = status.verified.filter(|last| last.tables_differing > 0)?;
+        let (node, rows, tables, index) = (status.id, last.rows_differing, last.tables_differing, last.index);
+        Some(format!(
+            "WARNING: node {node} differs from the leader in {rows} rows or more of {tables} tables, as of log index {index}\n\
+             hint: `howdahctl verify` shows where, `howdahctl verify --repair` brings the rows back to the leader's"
+        ))
+    };
+    views.iter().filter_map(warning).collect()
 }
 
 fn json(views: &[View]) -> Json {
@@ -82,6 +100,7 @@ fn node(view: &View) -> Node {
         sql_address: status.map(|status| status.sql_address.clone()).or_else(|| view.sql.clone()),
         admin_address: view.admin.clone(),
         seeding: status.and_then(|status| status.seeding),
+        verified: status.and_then(|status| status.verified),
         trouble: status.and_then(|status| status.trouble.clone()),
     }
 }
@@ -159,6 +178,7 @@ mod tests {
             admin_address: "h:2".to_owned(),
             detail: "fine".to_owned(),
             seeding: None,
+            verified: None,
             trouble: None,
         };
         View { id: Some(NodeId(id)), admin: "h:2".to_owned(), sql: Some("h:1".to_owned()), status: Ok(status) }
@@ -180,7 +200,7 @@ mod tests {
         let group = &value["groups"][0];
         assert_eq!(keys(&value), "groups");
         assert_eq!(keys(group), "id leader nodes");
-        let expected = "admin_address applied_index committed_index id lag_ms open postgres_version role sql_address term trouble";
+        let expected = "admin_address applied_index committed_index id lag_ms open postgres_version role sql_address term trouble verified";
         for node in group["nodes"].as_array().expect("nodes") {
             assert_eq!(keys(node), expected);
         }
@@ -217,5 +237,19 @@ mod tests {
         assert!(table(&views).contains("50 %, 1 of 2 MiB"), "{}", table(&views));
         let value = serde_json::to_value(json(&views)).expect("serialises");
         assert_eq!(value["groups"][0]["nodes"][0]["seeding"]["bytes_done"], 1 << 20);
+    }
+
+    #[test]
+    fn a_node_that_differs_is_warned_of() {
+        let mut views = views();
+        assert!(warnings(&views).is_empty());
+        let last = Verified { at_ms: 1, index: LogIndex(7), tables: 3, tables_differing: 1, rows_differing: 5 };
+        views[1].status.as_mut().expect("it answers").verified = Some(last);
+        let said = warnings(&views);
+        assert!(
+            said.len() == 1 && said[0].contains("node 2 differs") && said[0].contains("5 rows") && said[0].contains("--repair"),
+            "{said:?}"
+        );
+        assert_eq!(serde_json::to_value(json(&views)).expect("serialises")["groups"][0]["nodes"][1]["verified"]["rows_differing"], 5);
     }
 }

@@ -1,65 +1,81 @@
-//! `howdahctl verify`: do all nodes hold the same data? Asks each for the digests of its tables at one log index and compares.
+//! `howdahctl verify`: do all nodes hold the same data? The leader compares them at one log index, and repairs where it is asked to.
 
 use super::target::{Target, leader};
 use super::{Outcome, Verify};
 use anyhow::{Context, bail};
 use howdah_ctl::admin;
-use howdah_ctl::core::digests::{Comparison, Verdict, compare};
-use howdah_ctl::core::table::{Align, render};
-use std::time::Duration;
+use howdah_ctl::core::verdict::in_words;
+use howdah_protocol::verify::{VerifyProgress, VerifyReport, VerifyRequest};
+use std::io::{IsTerminal, Write, stderr};
 
-/// Digests are only comparable when no node moved while it was read; under writes that takes luck, so it is tried a few times.
-const ATTEMPTS_MAX: u32 = 10;
-const PAUSE: Duration = Duration::from_millis(300);
+const BAR_WIDTH: usize = 30;
 
 pub(crate) async fn run(arguments: Verify) -> anyhow::Result<Outcome> {
-    let comparison = verify(&arguments.target.resolve()?).await?;
+    let mut bar = Bar::new();
+    let request = VerifyRequest { repair: arguments.repair };
+    let report = verify(&arguments.target.resolve()?, request, |progress| bar.show(progress)).await;
+    bar.clear();
+    let report = report?;
     if arguments.json {
-        println!("{}", serde_json::to_string_pretty(&comparison)?);
+        println!("{}", serde_json::to_string_pretty(&report)?);
     } else {
-        println!("{}", table(&comparison));
-        let words = if comparison.identical { "identical" } else { "DIFFERENT" };
-        println!("\nat log index {}: {words}", comparison.index);
+        println!("{}", in_words(&report));
     }
-    Ok(if comparison.identical { Outcome::Good } else { Outcome::Bad })
+    Ok(if report.identical { Outcome::Good } else { Outcome::Bad })
 }
 
-pub(crate) async fn verify(target: &Target) -> anyhow::Result<Comparison> {
-    for _ in 0..ATTEMPTS_MAX {
-        if let Verdict::Comparable(comparison) = attempt(target).await? {
-            return Ok(comparison);
-        }
-        tokio::time::sleep(PAUSE).await;
-    }
-    bail!("the nodes moved on while they were read, {ATTEMPTS_MAX} times; stop the writes for a moment and try again");
-}
-
-async fn attempt(target: &Target) -> anyhow::Result<Verdict> {
+pub(crate) async fn verify(target: &Target, request: VerifyRequest, progress: impl FnMut(&VerifyProgress)) -> anyhow::Result<VerifyReport> {
     let views = target.observe().await;
     let leader = leader(&views).context("no node is an open leader; `howdahctl status` shows why")?;
-    if let Some((view, why)) = views.iter().find_map(|view| Some((view, view.status.as_ref().err()?))) {
-        bail!("{} does not answer, so the nodes cannot all be compared: {why}", view.admin);
-    }
-    let index = admin::committed(&leader.admin).await.context("asking the leader for its position")?.index;
-    let ask = views.iter().map(|view| admin::checksum(&view.admin, index));
-    Ok(compare(&futures::future::try_join_all(ask).await?))
+    let Some(secret) = &target.secret else {
+        bail!("comparing needs the cluster's secret: give --secret, or HOWDAH_SECRET in the environment");
+    };
+    Ok(admin::verify::verify(&leader.admin, secret, request, progress).await?)
 }
 
-pub(crate) fn table(comparison: &Comparison) -> String {
-    if comparison.tables.is_empty() {
-        return "no tables".to_owned();
+/// A line on the terminal that is written over; nothing where nobody looks.
+struct Bar {
+    shown: bool,
+    terminal: bool,
+}
+
+impl Bar {
+    fn new() -> Self {
+        Self { shown: false, terminal: stderr().is_terminal() }
     }
-    let nodes: Vec<_> = comparison.tables.first().into_iter().flat_map(|row| row.nodes.keys().copied()).collect();
-    let names: Vec<String> = nodes.iter().map(|node| format!("node {node}: rows / sum")).collect();
-    let mut columns = vec![("table", Align::Left), ("", Align::Left)];
-    columns.extend(names.iter().map(|name| (name.as_str(), Align::Left)));
-    let rows = comparison.tables.iter().map(|row| {
-        let mark = if row.identical { "same" } else { "DIFFERENT" };
-        let cells = row.nodes.values().map(|digest| match digest {
-            Some(digest) => format!("{} / {}", digest.rows, digest.sum),
-            None => "missing".to_owned(),
-        });
-        [row.table.clone(), mark.to_owned()].into_iter().chain(cells).collect()
-    });
-    render(&columns, &rows.collect::<Vec<_>>())
+
+    fn show(&mut self, progress: &VerifyProgress) {
+        if self.terminal {
+            // Nobody is harmed by a bar that cannot be drawn.
+            drop(write!(stderr(), "\r\x1b[K{}", line(progress)));
+            self.shown = true;
+        }
+    }
+
+    fn clear(&mut self) {
+        if self.shown {
+            drop(write!(stderr(), "\r\x1b[K"));
+        }
+    }
+}
+
+fn line(progress: &VerifyProgress) -> String {
+    let share = |of: usize| {
+        let (done, total) = (u128::from(progress.done_bytes), u128::from(progress.total_bytes.max(1)));
+        usize::try_from(done.min(total) * of as u128 / total).unwrap_or(of)
+    };
+    let filled = share(BAR_WIDTH);
+    format!("[{}{}] {:>3} %  {}", "#".repeat(filled), " ".repeat(BAR_WIDTH - filled), share(100), progress.doing)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_bar_is_as_full_as_what_is_done() {
+        let at = |done_bytes, total_bytes| line(&VerifyProgress { doing: "t".to_owned(), done_bytes, total_bytes });
+        assert_eq!(at(1, 2), format!("[{}{}]  50 %  t", "#".repeat(15), " ".repeat(15)));
+        assert!(at(0, 0).contains("  0 %") && at(9, 3).contains("100 %"));
+    }
 }

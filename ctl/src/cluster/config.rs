@@ -20,6 +20,8 @@ struct Sidecar<'a> {
     join: bool,
     #[serde(flatten)]
     more: &'a BTreeMap<String, toml::Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    verify_interval_s: Option<u64>,
     postgres: Postgres<'a>,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     timing: &'a BTreeMap<String, u64>,
@@ -130,6 +132,7 @@ fn sidecar<'a>(options: &'a Options, layout: &Layout, manifest: &'a Manifest, in
         join: manifest.joined(id),
         more: &options.sidecar,
         peers: info.nodes.iter().map(|node| Peer { node: node.id, admin: node.admin, sql: node.sql }).collect(),
+        verify_interval_s: options.verify_interval_s,
         postgres: Postgres {
             mode: "managed",
             bin_dir: options.pg_bin_dir.clone(),

@@ -80,6 +80,8 @@ pub struct Options {
     pub timing: BTreeMap<String, u64>,
     /// Further keys of the sidecars' configuration.
     pub sidecar: BTreeMap<String, toml::Value>,
+    /// The sidecars' `verify_interval_s`; their default when absent.
+    pub verify_interval_s: Option<u64>,
     /// Further keys of the proxy's configuration.
     pub proxy: BTreeMap<String, toml::Value>,
     /// From the first process started to the first statement served.
@@ -107,6 +109,7 @@ impl Options {
             settings: BTreeMap::new(),
             timing: BTreeMap::new(),
             sidecar: BTreeMap::new(),
+            verify_interval_s: None,
             proxy: BTreeMap::new(),
             start_timeout: START_TIMEOUT,
         })

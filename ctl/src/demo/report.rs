@@ -1,7 +1,7 @@
 //! What the demo found, and whether that is good enough.
 
-use howdah_ctl::core::digests::Comparison;
 use howdah_ctl::core::ledger::{Audit, TransactionId};
+use howdah_protocol::verify::VerifyReport;
 use std::fmt;
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ pub(crate) struct Report {
     pub(crate) audit: Audit,
     /// `None` when no commit was acknowledged after the kill.
     pub(crate) gap: Option<Duration>,
-    pub(crate) comparison: Comparison,
+    pub(crate) verified: VerifyReport,
 }
 
 impl Report {
@@ -23,7 +23,7 @@ impl Report {
         audit.lost.is_empty()
             && audit.ghosts.is_empty()
             && audit.acknowledged > 0
-            && self.comparison.identical
+            && self.verified.identical
             && self.gap.is_some_and(|gap| gap <= GAP_MAX)
     }
 }
@@ -39,9 +39,9 @@ fn named(ids: &[TransactionId]) -> String {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { audit, gap, comparison } = self;
+        let Self { audit, gap, verified } = self;
         let gap = gap.map_or("writes never came back".to_owned(), |gap| format!("{} ms", gap.as_millis()));
-        let different = comparison.tables.iter().filter(|row| !row.identical).map(|row| row.table.as_str()).collect::<Vec<_>>();
+        let different = verified.tables.iter().filter(|row| !row.identical).map(|row| row.table.as_str()).collect::<Vec<_>>();
         let data = if different.is_empty() { "identical".to_owned() } else { format!("DIFFERENT: {}", different.join(", ")) };
         writeln!(f, "  acknowledged commits      {}", audit.acknowledged)?;
         writeln!(f, "  lost                      {}{}", audit.lost.len(), named(&audit.lost))?;
@@ -49,7 +49,7 @@ impl fmt::Display for Report {
         writeln!(f, "  refused, yet committed    {}{}", audit.ghosts.len(), named(&audit.ghosts))?;
         writeln!(f, "  outcome unknown           {} (of which committed: {})", audit.unknown, audit.unknown_committed)?;
         writeln!(f, "  write gap                 {gap}")?;
-        writeln!(f, "  tables on all servers     {data} ({} tables at log index {})", comparison.tables.len(), comparison.index)?;
+        writeln!(f, "  tables on all servers     {data} ({} tables at log index {})", verified.tables.len(), verified.index)?;
         write!(f, "  {}", if self.good() { "GOOD" } else { "BAD" })
     }
 }
@@ -57,13 +57,21 @@ impl fmt::Display for Report {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use howdah_protocol::LogIndex;
+    use howdah_protocol::{LogIndex, NodeId};
+    use std::collections::BTreeMap;
 
     fn report() -> Report {
         Report {
             audit: Audit { acknowledged: 10, ..Audit::default() },
             gap: Some(Duration::from_millis(300)),
-            comparison: Comparison { index: LogIndex(5), identical: true, tables: Vec::new() },
+            verified: VerifyReport {
+                leader: NodeId(1),
+                index: LogIndex(5),
+                identical: true,
+                tables: Vec::new(),
+                absent: BTreeMap::new(),
+                repairs: BTreeMap::new(),
+            },
         }
     }
 
@@ -78,7 +86,7 @@ mod tests {
                 report.audit.ghosts.push(id);
             },
             |report, _| report.audit.acknowledged = 0,
-            |report, _| report.comparison.identical = false,
+            |report, _| report.verified.identical = false,
             |report, _| report.gap = Some(GAP_MAX + Duration::from_millis(1)),
             |report, _| report.gap = None,
         ];

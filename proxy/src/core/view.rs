@@ -209,6 +209,7 @@ pub(crate) mod tests {
             admin_address: format!("127.0.0.1:{}", 7000 + id),
             detail: String::new(),
             seeding: None,
+            verified: None,
             trouble: None,
         }
     }

@@ -2,18 +2,23 @@
 
 use super::SECRET_HEADER;
 use bytes::Bytes;
-use http_body_util::{BodyExt, Full, Limited};
-use hyper::body::Incoming;
+use futures::stream;
+use http_body_util::{BodyExt, Full, Limited, StreamBody};
+use hyper::body::{Body, Frame, Incoming};
 use hyper::http::request::Builder;
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
+use std::convert::Infallible;
 use std::time::Duration;
 use tokio::net::TcpStream;
+use tokio::sync::mpsc;
 
 /// The kernel tries again after 1, 3, 7, 15 and 31 seconds: a node that was out of reach for five would be found after seven, or fifteen.
 const CONNECT_WAIT_MAX: Duration = Duration::from_secs(2);
 const ANSWER_BYTES_MAX: usize = 16 << 20;
+/// Parts of a request that wait for the network.
+const CONVERSATION_LINES_MAX: usize = 4;
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -37,7 +42,25 @@ pub async fn post(address: &str, path: &str, secret: &str, body: Bytes) -> Resul
     send(address, Request::post(path), Some(secret), body).await
 }
 
+/// A POST whose body is sent bit by bit while the answer comes: what is sent to the channel goes out, and the request ends with it.
+pub async fn converse(address: &str, path: &str, secret: &str) -> Result<(mpsc::Sender<Bytes>, Response<Incoming>), Error> {
+    let (said, say) = mpsc::channel(CONVERSATION_LINES_MAX);
+    let body = stream::unfold(say, |mut say: mpsc::Receiver<Bytes>| async move {
+        let bytes = say.recv().await?;
+        Some((Ok::<_, Infallible>(Frame::data(bytes)), say))
+    });
+    let response = exchange(address, Request::post(path), Some(secret), StreamBody::new(Box::pin(body))).await?;
+    Ok((said, response))
+}
+
 async fn send(address: &str, request: Builder, secret: Option<&str>, body: Bytes) -> Result<Response<Incoming>, Error> {
+    exchange(address, request, secret, Full::new(body)).await
+}
+
+async fn exchange<B>(address: &str, request: Builder, secret: Option<&str>, body: B) -> Result<Response<Incoming>, Error>
+where
+    B: Body<Data = Bytes, Error = Infallible> + Send + 'static,
+{
     let reach = |source| Error::Reach { address: address.to_owned(), source };
     let connecting = tokio::time::timeout(CONNECT_WAIT_MAX, TcpStream::connect(address));
     let stream = connecting.await.unwrap_or_else(|late| Err(late.into())).map_err(reach)?;
@@ -49,7 +72,7 @@ async fn send(address: &str, request: Builder, secret: Option<&str>, body: Bytes
         request = request.header(SECRET_HEADER, secret);
     }
     let garbled = |what: String| Error::Garbled { address: address.to_owned(), what };
-    let request = request.body(Full::new(body)).map_err(|error| garbled(error.to_string()))?;
+    let request = request.body(body).map_err(|error| garbled(error.to_string()))?;
     let response = sender.send_request(request).await.map_err(http)?;
     if response.status().is_success() {
         return Ok(response);

@@ -1,6 +1,6 @@
 //! What Prometheus reads. Names carry their unit.
 
-use crate::status::{Board, Repairs};
+use crate::status::{Board, Repairs, Verification};
 use crate::{apply, capture};
 use howdah_protocol::admin::{NodeStatus, Role, Seeding};
 use prometheus::{Gauge, IntGauge, Registry, TextEncoder};
@@ -61,6 +61,7 @@ impl Metrics {
         }
         repair_text(&mut text, *board.repairs.borrow());
         seed_text(&mut text, status.seeding.unwrap_or_default());
+        verify_text(&mut text, *board.verification.borrow());
         text
     }
 }
@@ -114,6 +115,20 @@ fn seed_text(text: &mut String, seeding: Seeding) {
     );
     gauge("howdah_seed_goal_bytes", "Of a filling that is under way, the bytes of all tables on the leader", seeding.bytes_total);
     gauge("howdah_seed_rows", "Of a filling that is under way, the rows that are here", seeding.rows_done);
+}
+
+/// What is known of this node only: nothing before the first comparison.
+fn verify_text(text: &mut String, Verification { runs, last }: Verification) {
+    counter(text, "howdah_verify_runs_total", "Comparisons of this node with the leader", runs);
+    let Some(last) = last else { return };
+    let mut gauge = |name: &str, help: &str, value: String| {
+        *text += &format!("# HELP {name} {help}\n# TYPE {name} gauge\n{name} {value}\n");
+    };
+    let at = format!("{}.{:03}", last.at_ms / 1000, last.at_ms % 1000);
+    gauge("howdah_verify_last_run_timestamp_seconds", "When this node was last compared with the leader, since 1970", at);
+    gauge("howdah_verify_tables", "Tables that were compared then", last.tables.to_string());
+    gauge("howdah_verify_tables_differing", "Tables that differed then; not 0 means a fault", last.tables_differing.to_string());
+    gauge("howdah_verify_rows_differing", "Rows, at least, that differed then; not 0 means a fault", last.rows_differing.to_string());
 }
 
 fn counter(text: &mut String, name: &str, help: &str, value: u64) {

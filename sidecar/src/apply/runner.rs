@@ -4,6 +4,7 @@
 //! row by row in order, then with growing pauses for ever. Only a broken invariant (a log that does not fit this node) ends the loop.
 
 use super::execute;
+use super::hold::{self, Halt};
 use super::progress::{self, Progress};
 use super::session::Session;
 use super::unblock;
@@ -114,12 +115,16 @@ impl<L: Log> Runner<'_, L> {
         self.done = progress::load(&self.session.client).await?;
         self.stored = self.done.applied;
         self.flight = None;
+        self.publish.send_modify(|applied| applied.held = None);
         self.published(0, 0);
         Ok(())
     }
 
     /// One step forward, or a wait for something to do.
     async fn turn(&mut self) -> Result<(), Error> {
+        if *self.control.hold.borrow() == Some(Halt::Here) {
+            return self.stand_still(Halt::Here).await;
+        }
         let planned = self.flight.as_ref().map_or(self.done.applied, |flight| flight.plan.last);
         let until = self.until();
         if planned >= until {
@@ -159,6 +164,36 @@ impl<L: Log> Runner<'_, L> {
         }
     }
 
+    /// Until the holder says otherwise. What it asks for meanwhile is done here.
+    async fn stand_still(&mut self, at: Halt) -> Result<(), Error> {
+        self.land().await?;
+        let (mut hold, mut stop) = (self.control.hold.subscribe(), self.control.stop.subscribe());
+        self.publish.send_if_modified(|applied| applied.held.replace(at) != Some(at));
+        if *hold.borrow_and_update() == Some(at) && !*stop.borrow_and_update() {
+            tokio::select! {
+                _ = hold.changed() => {}
+                _ = stop.changed() => {}
+                () = self.control.job_given.notified() => self.patch().await?,
+                () = tokio::time::sleep(LAZY_PROGRESS) => self.check_connection()?,
+            }
+        }
+        if *self.control.hold.borrow() != Some(at) {
+            self.publish.send_modify(|applied| applied.held = None);
+        }
+        Ok(())
+    }
+
+    async fn patch(&mut self) -> Result<(), Error> {
+        let job = self.control.job.lock().expect("no thread panics while it holds the lock").take();
+        let Some(hold::Job { patch, answer }) = job else { return Ok(()) };
+        let pid = self.session.pid;
+        let done = guarded(self.options, pid, Box::pin(hold::execute(&mut self.session, &patch))).await;
+        let cleaned = hold::clean_up(&mut self.session, done.is_err()).await;
+        // The holder may have gone; then nobody needs to know.
+        drop(answer.send(done));
+        cleaned
+    }
+
     /// The last entry that may be applied now.
     fn until(&self) -> LogIndex {
         let decided = self.log.decided();
@@ -172,11 +207,15 @@ impl<L: Log> Runner<'_, L> {
         let covered = if row_by_row { entries.partition_point(|(index, _)| index <= self.ordered_until) } else { entries.len() };
         let state = self.flight.as_ref().map_or(&self.done.state, |flight| &flight.plan.state);
         let replacement = self.options.replacement.as_ref();
-        let plan = plan(self.options.instance, state, &entries[..covered], mode, replacement, &mut self.relations)?;
+        let halt = self.control.hold.borrow().and_then(Halt::cut);
+        let plan = plan(self.options.instance, state, &entries[..covered], mode, replacement, halt, &mut self.relations)?;
         self.land().await?;
         if plan.parts.is_empty() {
             self.done = Progress { applied: plan.last, state: plan.state };
             self.published(plan.transactions, 0);
+            if let Some(cut) = halt.filter(|_| plan.halted) {
+                return self.stand_still(Halt::At(cut)).await;
+            }
             return if self.stored_at.elapsed() >= LAZY_PROGRESS { self.store_position().await } else { Ok(()) };
         }
         let flight = self.flight.insert(Flight { plan, mode });
@@ -218,15 +257,17 @@ impl<L: Log> Runner<'_, L> {
 
     async fn idle(&mut self, planned: LogIndex) -> Result<(), Error> {
         let (mut pause, mut stop) = (self.control.pause_at.subscribe(), self.control.stop.subscribe());
+        let mut hold = self.control.hold.subscribe();
         let lazy = self.stored < self.done.applied;
         // A change of the pause since `until` was computed would be missed by `changed` alone.
-        if self.until() > planned || *stop.borrow() {
+        if self.until() > planned || *stop.borrow() || *hold.borrow() == Some(Halt::Here) {
             return Ok(());
         }
         let paused = self.control.pause_at.borrow().is_some_and(|at| at <= planned);
         let store = tokio::select! {
             () = self.log.decided_past(planned), if !paused => false,
             _ = pause.changed() => false,
+            _ = hold.changed() => false,
             _ = stop.changed() => false,
             () = tokio::time::sleep_until(self.stored_at + LAZY_PROGRESS), if lazy => true,
             // A connection that died is noticed although there is nothing to do.

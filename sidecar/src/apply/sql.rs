@@ -64,10 +64,18 @@ pub(super) fn text(table: &Table, local: &Local, shape: &Shape) -> String {
 /// The rows of the keys, $i being an array of the i-th key column, each value in the text form of its type's output function. (A cast to text
 /// would drop the blanks at the end of a `bpchar`.)
 pub(super) fn rows_by_key(table: &Table, local: &Local) -> String {
-    let value = |name: &String| format!("CASE WHEN pg_catalog.num_nulls(t.{name}) = 0 THEN pg_catalog.concat(t.{name}) END");
-    let values: Vec<_> = local.columns.iter().map(|column| value(&column.name)).collect();
     let source = unnest(local, &table.key);
-    format!("SELECT {} FROM ONLY {} AS t JOIN {source} ON {}", values.join(", "), local.name, by_key(table, local))
+    format!("SELECT {} FROM ONLY {} AS t JOIN {source} ON {}", values(local), local.name, by_key(table, local))
+}
+
+/// As [`rows_by_key`], the rows with the hashes that the array $1 holds.
+pub(super) fn rows_by_hash(local: &Local, hash: &str) -> String {
+    format!("SELECT {} FROM ONLY {} AS t WHERE {hash} = ANY ($1::pg_catalog.int8[])", values(local), local.name)
+}
+
+fn values(local: &Local) -> String {
+    let value = |name: &String| format!("CASE WHEN pg_catalog.num_nulls(t.{name}) = 0 THEN pg_catalog.concat(t.{name}) END");
+    local.columns.iter().map(|column| value(&column.name)).collect::<Vec<_>>().join(", ")
 }
 
 fn position(columns: &[usize], at: usize) -> usize {

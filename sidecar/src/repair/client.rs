@@ -31,23 +31,22 @@ const TABLE_IDS_FROM: usize = 1 << 49;
 
 /// The leader's rows and their place in the log.
 #[derive(Debug)]
-pub(super) struct Fetched {
-    pub(super) cut: Cut,
+pub(crate) struct Fetched {
+    pub(crate) cut: Cut,
     /// Everything up to the cut is decided at this index, and the cut lies before it.
-    pub(super) index: LogIndex,
+    pub(crate) index: LogIndex,
     /// Puts the rows in.
-    pub(super) steps: Vec<Step>,
-    pub(super) rows: u64,
+    pub(crate) steps: Vec<Step>,
+    pub(crate) rows: u64,
 }
 
-pub(super) async fn fetch(config: &Config, raft: &raft::Handle, leader: &str, touched: &[Touched]) -> Result<Fetched, Error> {
-    let ask = ask(touched);
-    let body = Bytes::from(serde_json::to_vec(&ask).expect("names and values are plain data"));
+pub(crate) async fn fetch(config: &Config, raft: &raft::Handle, leader: &str, ask: &Ask) -> Result<Fetched, Error> {
+    let body = Bytes::from(serde_json::to_vec(ask).expect("names and values are plain data"));
     let asked = async {
         let (response, by) = send(config, raft, leader, body).await?;
         let lsn = seed::header(&response, LSN_HEADER)?;
         let instance = InstanceId(seed::header(&response, INSTANCE_HEADER)?);
-        Ok::<_, Error>((lsn, instance, by, receive(response.into_body(), &ask).await?))
+        Ok::<_, Error>((lsn, instance, by, receive(response.into_body(), ask).await?))
     };
     // A leader that was cut off in the middle of its answer is waited for only as long as it leads.
     let (lsn, instance, by, rows) = tokio::select! {
@@ -72,13 +71,15 @@ async fn deposed(raft: &raft::Handle) {
     }
 }
 
-fn ask(touched: &[Touched]) -> Ask {
+/// What the changes of an ex-leader touched.
+pub(super) fn ask(touched: &[Touched]) -> Ask {
     let text = |value: &Bytes| String::from_utf8_lossy(value).into_owned();
     let table = |Touched { table, keys, .. }: &Touched| AskTable {
         schema: table.relation.schema.clone(),
         table: table.relation.name.clone(),
         key: table.key_names(),
         keys: keys.iter().map(|key| key.iter().map(text).collect()).collect(),
+        columns: Vec::new(),
     };
     Ask { tables: touched.iter().map(table).collect() }
 }
@@ -192,6 +193,7 @@ mod tests {
             table: name.into(),
             key: vec!["id".into()],
             keys: vec![vec!["1".into()], vec!["2".into()]],
+            columns: vec![],
         };
         Ask { tables: vec![table("t"), table("u")] }
     }

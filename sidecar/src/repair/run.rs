@@ -128,7 +128,7 @@ impl Repair<'_> {
     async fn replace(&self, leader_admin: &str, divergence: &Divergence, touched: &[Touched]) -> Result<(), Error> {
         let keys: usize = touched.iter().map(|touched| touched.keys.len()).sum();
         self.tell(&format!("gets {keys} rows from {leader_admin}"));
-        let fetched = client::fetch(self.config, self.raft, leader_admin, touched).await?;
+        let fetched = client::fetch(self.config, self.raft, leader_admin, &client::ask(touched)).await?;
         tracing::info!(keys, rows = fetched.rows, cut = %fetched.cut.lsn, index = %fetched.index, "got the leader's rows");
 
         self.tell(&format!("takes {} row changes back", divergence.rows));

@@ -7,6 +7,7 @@
 use super::{ASK_BYTES_MAX, Ask, CHUNK_TIMEOUT, Line, STATEMENT_ROWS_MAX};
 use crate::admin::{Body, problem};
 use crate::apply;
+use crate::core::coalesce::Cut;
 use crate::pg::connect::{self, Target};
 use crate::pg::replication;
 use crate::seed::{INSTANCE_HEADER, LSN_HEADER, MARK_PREFIX};
@@ -36,7 +37,7 @@ pub struct Source {
 }
 
 #[derive(Debug, thiserror::Error)]
-enum Error {
+pub(crate) enum Error {
     #[error(transparent)]
     Connect(#[from] connect::Error),
     #[error(transparent)]
@@ -75,17 +76,7 @@ impl Source {
 
     async fn start(&self, ask: Ask, permit: OwnedSemaphorePermit) -> Result<Response<Body>, Error> {
         let client = apply::fetch::open(&self.target, APPLICATION_NAME).await?;
-        let instance = client.query_one("SELECT instance FROM howdah.node", &[]).await?;
-        let instance = InstanceId(instance.get::<_, i64>(0).unsigned_abs());
-        let snapshot = replication::export_slot(&self.target, "howdah_repair").await?;
-        // Another session: this one sees the snapshot only.
-        let marker = self.target.connect(APPLICATION_NAME, "").await?;
-        marker.execute("SELECT pg_logical_emit_message(true, $1::text, '')", &[&MARK_PREFIX]).await?;
-        let begin = format!("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT '{}'", snapshot.snapshot);
-        client.batch_execute(&begin).await?;
-        let lsn = snapshot.consistent;
-        // The transaction holds the snapshot by itself now.
-        drop(snapshot);
+        let Cut { instance, lsn } = begin_at_cut(&self.target, &client, "howdah_repair").await?;
         let (send, receive) = mpsc::channel(CHUNKS_MAX);
         tokio::spawn(async move {
             let _permit = permit;
@@ -98,6 +89,21 @@ impl Source {
         });
         Ok(response(instance, lsn, receive))
     }
+}
+
+/// Begins a transaction in the session, at a snapshot that holds exactly what is before the cut in the log. A mark is put behind it, so that
+/// the log passes the cut soon whatever else is written.
+pub(crate) async fn begin_at_cut(target: &Target, client: &Client, slot: &str) -> Result<Cut, Error> {
+    let instance = client.query_one("SELECT instance FROM howdah.node", &[]).await?;
+    let instance = InstanceId(instance.get::<_, i64>(0).unsigned_abs());
+    let snapshot = replication::export_slot(target, slot).await?;
+    // Another session: this one sees the snapshot only.
+    let marker = target.connect(APPLICATION_NAME, "").await?;
+    marker.execute("SELECT pg_logical_emit_message(true, $1::text, '')", &[&MARK_PREFIX]).await?;
+    let begin = format!("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT '{}'", snapshot.snapshot);
+    client.batch_execute(&begin).await?;
+    // The transaction holds the snapshot by itself now.
+    Ok(Cut { instance, lsn: snapshot.consistent })
 }
 
 type Chunk = Result<Bytes, io::Error>;
@@ -157,10 +163,16 @@ async fn write(client: &Client, ask: &Ask, send: &mpsc::Sender<Chunk>) -> Result
         for keys in asked.keys.chunks(STATEMENT_ROWS_MAX) {
             // In the order of the table's key, which is that of its columns.
             let at = |name: &usize| asked.key.iter().position(|key| *key == table.relation.columns[*name].name);
-            let order: Vec<usize> = table.key.iter().filter_map(at).collect();
+            let by_key = table.key.iter().filter_map(at);
+            let order: Vec<usize> = if asked.key.is_empty() { vec![0] } else { by_key.collect() };
             let value = |key: &[String], at: usize| Bytes::from(key.get(at).cloned().unwrap_or_default());
             let keys: Vec<Vec<Bytes>> = keys.iter().map(|key| order.iter().map(|at| value(key, *at)).collect()).collect();
-            let mut rows = pin!(apply::fetch::rows(client, &table, &keys).await?);
+            let rows = if asked.key.is_empty() {
+                apply::fetch::rows_by_hash(client, &table, &asked.columns, &keys).await?.boxed()
+            } else {
+                apply::fetch::rows(client, &table, &keys).await?.boxed()
+            };
+            let mut rows = pin!(rows);
             while let Some(row) = rows.next().await {
                 count += 1;
                 out.line(&Line::Row(row?)).await?;

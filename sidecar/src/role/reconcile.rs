@@ -117,6 +117,7 @@ impl Manager {
             let options = apply::Options::new(self.target.clone(), self.instance);
             let applier = apply::start(options, self.raft.clone());
             self.board.follow_applied(applier.applied());
+            self.board.holder.send_replace(Some(applier.holder()));
             self.applier = Some(applier);
         }
         if let Some(applier) = &self.applier {

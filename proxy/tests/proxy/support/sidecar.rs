@@ -58,6 +58,7 @@ impl Group {
             admin_address: address.clone(),
             detail: String::new(),
             seeding: None,
+            verified: None,
             trouble: None,
         });
         let state = State {

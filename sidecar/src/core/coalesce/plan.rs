@@ -6,7 +6,7 @@
 #[cfg(test)]
 mod tests;
 
-use super::{Change, Coalescer, Error, Replacement, Step, Table, TableId};
+use super::{Change, Coalescer, Cut, Error, Replacement, Step, Table, TableId};
 use crate::core::ddl::{self, TableName};
 use crate::core::decisions::Decisions;
 use crate::core::entry::{Entry, Item, Messages};
@@ -58,6 +58,8 @@ pub struct Plan {
     pub state: State,
     pub parts: Vec<Part>,
     pub transactions: u64,
+    /// The plan ends in front of a transaction behind the cut at which to stop.
+    pub halted: bool,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -82,16 +84,18 @@ impl State {
 }
 
 /// Plans a prefix of `entries`, which are decided and follow `state` without a hole. What `instance` wrote itself is in this Postgres. Rows of
-/// the `replacement`, if there is one, are left out up to its cut and put in there.
+/// the `replacement`, if there is one, are left out up to its cut and put in there. Nothing behind the cut `halt`, if there is one, is planned.
 pub fn plan(
     instance: InstanceId,
     state: &State,
     entries: &[(LogIndex, Option<Bytes>)],
     mode: Mode,
     replacement: Option<&Arc<Replacement>>,
+    halt: Option<Cut>,
     relations: &mut Relations,
 ) -> Result<Plan, Error> {
     let mut planner = Planner::new(instance, state.clone(), mode, replacement, relations);
+    planner.halt = halt;
     for (at, (index, payload)) in entries.iter().enumerate() {
         if let Some(payload) = payload {
             planner.entry(*index, payload)?;
@@ -99,7 +103,7 @@ pub fn plan(
         match planner.closed {
             None => {}
             // It begins a plan of its own, so that what comes before the cut is known without taking the state apart.
-            Some(_) if at > 0 => return plan(instance, state, &entries[..at], mode, replacement, planner.relations),
+            Some(_) if at > 0 => return plan(instance, state, &entries[..at], mode, replacement, halt, planner.relations),
             Some(items) => return Ok(planner.finish_first(*index, items, state)),
         }
         (planner.out.entries, planner.out.last, planner.out.touched) = (at + 1, *index, *index);
@@ -131,6 +135,8 @@ struct Planner<'a> {
     coalescer: Coalescer,
     /// Until its cut is passed.
     replacement: Option<Arc<Replacement>>,
+    /// Transactions behind it are left for a later plan.
+    halt: Option<Cut>,
     /// Who wrote the entry that is being planned.
     writer: InstanceId,
     /// Items of the entry so far, and how many are done from an earlier plan.
@@ -147,7 +153,7 @@ impl<'a> Planner<'a> {
         let coalescer = Coalescer::without(mode, replacement.clone());
         let out = Plan { state, ..Plan::default() };
         let writer = InstanceId::default();
-        Self { instance, mode, relations, coalescer, replacement, writer, items: 0, items_done: 0, closed: None, out }
+        Self { instance, mode, relations, coalescer, replacement, halt: None, writer, items: 0, items_done: 0, closed: None, out }
     }
 
     fn entry(&mut self, index: LogIndex, payload: &Bytes) -> Result<(), Error> {
@@ -212,6 +218,10 @@ impl<'a> Planner<'a> {
                     self.coalescer = Coalescer::new(self.mode);
                 }
                 self.relations.harvest(&messages)?;
+            }
+            Item::Commit { end_lsn, .. } if self.halt.is_some_and(|cut| cut.is_before(self.writer, end_lsn)) => {
+                self.closed = Some(self.items - 1);
+                self.out.halted = true;
             }
             Item::Commit { xid, end_lsn, chunked, messages, .. } => {
                 if let Some(replacement) = self.passes_cut(end_lsn) {

@@ -57,7 +57,7 @@ fn run_with(entries: &[(LogIndex, Option<Bytes>)], instance: InstanceId, replace
     let (mut state, mut done, mut plans) = (State::default(), 0, Vec::new());
     let mut relations = Relations::default();
     while done < entries.len() {
-        let plan = plan(instance, &state, &entries[done..], Mode::Net, replacement, &mut relations).unwrap();
+        let plan = plan(instance, &state, &entries[done..], Mode::Net, replacement, None, &mut relations).unwrap();
         let mut text = String::new();
         for part in &plan.parts {
             match part {
@@ -170,7 +170,7 @@ fn rows_are_left_out_up_to_the_cut_and_put_in_there() {
         let mut state = State::default();
         let mut steps = Vec::new();
         for part in [&entries[..cut], &entries[cut..]] {
-            let plan = plan(HERE, &state, part, Mode::Ordered, Some(&replacement), &mut Relations::default()).unwrap();
+            let plan = plan(HERE, &state, part, Mode::Ordered, Some(&replacement), None, &mut Relations::default()).unwrap();
             state = plan.state;
             steps.extend(plan.parts);
         }
@@ -200,6 +200,33 @@ fn the_cut_may_lie_within_an_entry_that_is_done_in_parts() {
 }
 
 #[test]
+fn a_halt_ends_the_plan_in_front_of_the_cut_also_within_an_entry() {
+    let rows = |end, value| commit(end, false, &[relation(), insert(value)]);
+    let entries = log(vec![batch(vec![rows(10, 1)]), batch(vec![rows(20, 2), rows(30, 3)]), batch(vec![rows(40, 4)])]);
+    let halt = Some(crate::core::coalesce::Cut { instance: WRITER.instance, lsn: Lsn(20) });
+    let (mut state, mut done, mut steps) = (State::default(), 0, String::new());
+    let mut relations = Relations::default();
+    let mut halts = 0;
+    while done < entries.len() {
+        // Let go when it has stood still twice.
+        let halt = halt.filter(|_| halts < 2);
+        let plan = plan(HERE, &state, &entries[done..], Mode::Net, None, halt, &mut relations).unwrap();
+        if plan.halted {
+            halts += 1;
+            assert_eq!((plan.last, plan.state.items_done), (LogIndex(2), 1), "halt {halts}");
+            assert!(halts == 1 || plan.parts.is_empty(), "it is done twice: {:?}", plan.parts);
+        }
+        steps += &format!("{:?}|", plan.parts);
+        done += plan.entries;
+        state = plan.state;
+    }
+    assert_eq!(halts, 2);
+    for value in ["1", "2", "3", "4"] {
+        assert_eq!(steps.matches(&format!("Text(b\"{value}\")")).count(), 1, "{value}: {steps}");
+    }
+}
+
+#[test]
 fn chunks_of_a_transaction_before_the_cut_are_filtered_when_they_are_read_again() {
     let chunk = |xid| Item::Chunk { xid, messages: messages(&[relation(), insert(1)]) };
     let entries = |end| log(vec![batch(vec![chunk(end), commit(u64::from(end), true, &[relation(), insert(1), insert(2)])])]);
@@ -210,7 +237,7 @@ fn chunks_of_a_transaction_before_the_cut_are_filtered_when_they_are_read_again(
 #[test]
 fn what_cannot_be_read_is_an_error() {
     let mut relations = Relations::default();
-    let mut planned = |items| plan(HERE, &State::default(), &log(vec![batch(items)]), Mode::Net, None, &mut relations).err();
+    let mut planned = |items| plan(HERE, &State::default(), &log(vec![batch(items)]), Mode::Net, None, None, &mut relations).err();
     assert_eq!(planned(vec![commit(1, false, &[insert(1)])]), Some(Error::UnknownRelation(5)));
     assert_eq!(planned(vec![commit(1, true, &[])]), Some(Error::ChunksUnknown(1)));
     assert_eq!(planned(vec![commit(1, false, &[b"B".to_vec()])]), Some(Error::Message(pgoutput::Error::Short)));

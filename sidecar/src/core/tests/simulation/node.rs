@@ -346,7 +346,7 @@ impl World {
         if entries.is_empty() {
             return Ok(());
         }
-        let planned = plan(postgres.instance, &applier.state, &entries, mode, applier.replacement.as_ref(), &mut applier.relations);
+        let planned = plan(postgres.instance, &applier.state, &entries, mode, applier.replacement.as_ref(), None, &mut applier.relations);
         let planned = planned.map_err(|error| error.to_string())?;
         let mut steps = Vec::new();
         for part in planned.parts {
