@@ -5,8 +5,9 @@ use clap::Parser;
 use howdah_protocol::admin::{NodeStatus, Role};
 use howdah_protocol::{LogIndex, Term};
 use howdah_sidecar::admin::{self, Admin, metrics::Metrics, outcome::Asker};
-use howdah_sidecar::config::Config;
+use howdah_sidecar::config::{Config, Peer};
 use howdah_sidecar::health::Watcher;
+use howdah_sidecar::pg::precheck::precheck;
 use howdah_sidecar::pg::server::Server;
 use howdah_sidecar::raft;
 use howdah_sidecar::repair;
@@ -59,6 +60,7 @@ async fn run(config: Config) -> Result<()> {
             config.admin_listen
         )
     })?;
+    precheck(&config).await?;
     let raft = raft::open(raft_options(&config)).await?;
     let board = Board::new(identity(&config));
     board.follow_log(&raft);
@@ -116,11 +118,12 @@ async fn stop_on_signal(stop: watch::Sender<bool>) {
 
 fn raft_options(config: &Config) -> raft::Options {
     // A node that joins forms no group: it waits to be added to one.
-    let founders = if config.join { &[][..] } else { &config.peers };
-    let peers =
-        founders.iter().map(|peer| raft::Peer { node: peer.node, admin_addr: peer.admin.clone(), sql_addr: peer.sql.clone() }).collect();
+    let peer = |peer: &Peer| raft::Peer { node: peer.node, admin_addr: peer.admin.clone(), sql_addr: peer.sql.clone() };
+    let hosts: Vec<_> = config.peers.iter().map(peer).collect();
+    let founders = if config.join { Vec::new() } else { hosts.clone() };
     let dir = config.data_dir.join("raft");
-    let mut options = raft::Options::new(dir, config.cluster.clone(), config.group, config.node, peers, config.secret.clone());
+    let mut options = raft::Options::new(dir, config.cluster.clone(), config.group, config.node, founders, config.secret.clone());
+    options.hosts = hosts;
     options.timings.heartbeat = Duration::from_millis(config.timing.heartbeat_ms);
     options.timings.election_min = Duration::from_millis(config.timing.election_min_ms);
     options.timings.election_max = Duration::from_millis(config.timing.election_max_ms);

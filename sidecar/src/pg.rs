@@ -2,6 +2,7 @@
 
 pub mod access;
 pub mod connect;
+pub mod precheck;
 pub mod replication;
 pub mod schema;
 pub mod server;

@@ -15,10 +15,12 @@
 //!   log, in order.
 //! - An entry counts only in the term for which it was proposed; anything else is void on every node (see `types::Proposal`).
 //! - Nothing proposed on a [`Proposer`] after a refused proposal is ever accepted.
+//! - Nothing is taken from a node, nor given to it, that has another log than the one its id was first heard with (see `roster`).
 //! - [`Decided`] only goes forward, also over restarts as far as this node remembers.
 //!
 //! No type of openraft leaves this folder, and nothing here touches Postgres.
 
+mod acquaint;
 mod codec;
 mod error;
 mod fitness;
@@ -33,6 +35,7 @@ mod notice;
 mod options;
 mod proposer;
 mod role;
+mod roster;
 mod server;
 mod snapshot;
 mod store;

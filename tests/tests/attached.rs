@@ -145,6 +145,20 @@ async fn a_fit_server_becomes_a_cluster_of_one() -> Result<()> {
     let said = fails(&other_port).await?;
     assert!(said.contains("in use"), "{said}");
 
+    // A sidecar of another cluster, in a folder of its own: the database is not its, and stays as it is.
+    let passwords = "SELECT md5(string_agg(rolname || coalesce(rolpassword, ''), ',' ORDER BY rolname)) FROM pg_authid";
+    let before = show(&client, passwords).await?;
+    let stranger = folder.path().join("stranger.toml");
+    let text =
+        std::fs::read_to_string(&other_port)?.replace("'attached'", "'stranger'").replace("proxy_password = 'p'", "proxy_password = 'x'");
+    // The mode is the same word.
+    let text = text.replace("mode = 'stranger'", "mode = 'attached'").replace("/sidecar'", "/stranger'");
+    std::fs::write(&stranger, text)?;
+    let said = fails(&stranger).await?;
+    assert!(said.contains("belongs to node 1 of cluster \"attached\""), "{said}");
+    assert_eq!(show(&client, passwords).await?, before, "a stranger's password was set");
+    assert!(!folder.path().join("stranger/raft").exists(), "a log was begun");
+
     // Without its sidecar nobody confirms commits, and none returns.
     running.kill().await?;
     let waiting = client.batch_execute("INSERT INTO mine.t VALUES (2)");

@@ -27,10 +27,14 @@ pub type Progress<'a> = &'a mut (dyn FnMut(&MemberStep) + Send);
 impl Cluster {
     /// Adds a node, with this id or the next one, and returns once it votes. `limit` is for filling it: that takes as long as its data is large.
     pub async fn add_node(&mut self, id: Option<NodeId>, limit: Duration, progress: Progress<'_>) -> Result<NodeId, Error> {
+        self.add(id, None, limit, progress).await
+    }
+
+    async fn add(&mut self, id: Option<NodeId>, leaving: Option<NodeId>, limit: Duration, progress: Progress<'_>) -> Result<NodeId, Error> {
         self.must_be_movable()?;
-        // One that was begun and is no voter yet goes on.
-        let id = match id.filter(|id| self.info.node(*id).is_some() && self.manifest.joined(*id)) {
-            Some(id) if !self.votes(id).await? => id,
+        let id = match self.begun(id).await? {
+            // It may be the one that a new node is to replace.
+            Some(begun) if Some(begun) != leaving => begun,
             _ => self.enlist(id)?,
         };
         let nth = self.nth(id)?;
@@ -81,9 +85,20 @@ impl Cluster {
         progress: Progress<'_>,
     ) -> Result<NodeId, Error> {
         self.nth(old)?;
-        let new = self.add_node(new, limit, progress).await?;
+        let new = self.add(new, Some(old), limit, progress).await?;
         self.remove_node(old, progress).await?;
         Ok(new)
+    }
+
+    /// A node whose addition was begun and that does not vote yet: this one, or any.
+    async fn begun(&self, id: Option<NodeId>) -> Result<Option<NodeId>, Error> {
+        let joined = |known: &NodeId| id.is_none_or(|id| id == *known) && self.manifest.joined(*known);
+        let joined: Vec<NodeId> = self.info.nodes.iter().map(|node| node.id).filter(joined).collect();
+        if joined.is_empty() {
+            return Ok(None);
+        }
+        let members = self.members().await?;
+        Ok(joined.into_iter().find(|id| !members.iter().any(|member| member.node == *id && member.voter)))
     }
 
     fn must_be_movable(&self) -> Result<(), Error> {
@@ -142,8 +157,8 @@ impl Cluster {
             }
             if Instant::now() >= deadline {
                 let seen = last.map_or(trouble, |step| step.detail);
-                let what = format!("the change of node {node} (asked for again, it goes on)");
-                return Err(Error::TimedOut { what, after: limit, detail: format!("; it {seen}") });
+                let what = format!("the change of node {node}");
+                return Err(Error::TimedOut { what, after: limit, detail: format!(" (last seen: {seen}); asked for again, it goes on") });
             }
             tokio::time::sleep(POLL).await;
         }

@@ -17,6 +17,8 @@ pub enum Error {
     Connect(#[from] connect::Error),
     #[error(transparent)]
     Sql(#[from] tokio_postgres::Error),
+    #[error(transparent)]
+    Server(Box<super::server::Error>),
     #[error("this PostgreSQL cannot be used:\n{}", .0.join("\n"))]
     Unfit(Vec<String>),
     #[error("the database belongs to node {node} of cluster \"{cluster}\"; this sidecar is node {expected_node} of \"{expected_cluster}\"")]
@@ -44,18 +46,23 @@ pub async fn settle(config: &Config, target: &Target, new_instance: InstanceId) 
         maintenance.database = "postgres".to_owned();
     }
     let server = maintenance.connect("howdah-settle", LOCAL).await?;
-    let problems = check(&server).await?;
-    if !problems.is_empty() {
-        return Err(Error::Unfit(problems));
+    must_be_fit(&server).await?;
+    let exists = server.query_opt("SELECT FROM pg_database WHERE datname = $1", &[&config.postgres.database]).await?.is_some();
+    let existing = if exists { Some(target.connect("howdah-settle", LOCAL).await?) } else { None };
+    if let Some(client) = &existing {
+        must_be_ours(config, client).await?;
     }
     let (role, database) = (quoted(&config.postgres.app_role), quoted(&config.postgres.database));
     if server.query_opt("SELECT FROM pg_roles WHERE rolname = $1", &[&config.postgres.app_role]).await?.is_none() {
         server.batch_execute(&format!("CREATE ROLE {role}")).await?;
     }
-    if server.query_opt("SELECT FROM pg_database WHERE datname = $1", &[&config.postgres.database]).await?.is_none() {
-        server.batch_execute(&format!("CREATE DATABASE {database} OWNER {role}")).await?;
-    }
-    let client = target.connect("howdah-settle", LOCAL).await?;
+    let client = match existing {
+        Some(client) => client,
+        None => {
+            server.batch_execute(&format!("CREATE DATABASE {database} OWNER {role}")).await?;
+            target.connect("howdah-settle", LOCAL).await?
+        }
+    };
     client.batch_execute(SQL).await?;
     let password = config.postgres.proxy_password.replace('\'', "''");
     client.batch_execute(&format!("ALTER ROLE {PROXY_ROLE} PASSWORD '{password}'")).await?;
@@ -63,6 +70,30 @@ pub async fn settle(config: &Config, target: &Target, new_instance: InstanceId) 
     let version: String = client.query_one("SHOW server_version", &[]).await?.get(0);
     let version = version.split(' ').next().unwrap_or_default().to_owned();
     Ok(Settled { instance, version })
+}
+
+/// Writes nothing.
+pub(super) async fn examine(config: &Config, client: &Client) -> Result<(), Error> {
+    must_be_fit(client).await?;
+    must_be_ours(config, client).await
+}
+
+async fn must_be_fit(server: &Client) -> Result<(), Error> {
+    let problems = check(server).await?;
+    if problems.is_empty() { Ok(()) } else { Err(Error::Unfit(problems)) }
+}
+
+/// A database that says nothing of itself is nobody's yet.
+async fn must_be_ours(config: &Config, client: &Client) -> Result<(), Error> {
+    if client.query_one("SELECT to_regclass('howdah.node') IS NULL", &[]).await?.get(0) {
+        return Ok(());
+    }
+    let Some(row) = client.query_opt("SELECT cluster, node FROM howdah.node", &[]).await? else { return Ok(()) };
+    let (cluster, node): (String, u64) = (row.get(0), row.get::<_, i64>(1).unsigned_abs());
+    if cluster == config.cluster && node == config.node.0 {
+        return Ok(());
+    }
+    Err(Error::Stranger { cluster, node, expected_cluster: config.cluster.clone(), expected_node: config.node.0 })
 }
 
 async fn identity(config: &Config, client: &Client, new_instance: InstanceId) -> Result<InstanceId, Error> {
@@ -78,24 +109,14 @@ async fn identity(config: &Config, client: &Client, new_instance: InstanceId) ->
     client
         .execute("INSERT INTO howdah.progress (applied_index, state) VALUES (0, $1::text::jsonb) ON CONFLICT DO NOTHING", &[&state])
         .await?;
-    let row = client.query_one("SELECT cluster, node, instance FROM howdah.node", &[]).await?;
-    let (cluster, found): (String, i64) = (row.get(0), row.get(1));
-    if cluster != config.cluster || found != node {
-        return Err(Error::Stranger {
-            cluster,
-            node: found.unsigned_abs(),
-            expected_cluster: config.cluster.clone(),
-            expected_node: config.node.0,
-        });
-    }
-    Ok(InstanceId(row.get::<_, i64>(2).unsigned_abs()))
+    let row = client.query_one("SELECT instance FROM howdah.node", &[]).await?;
+    Ok(InstanceId(row.get::<_, i64>(0).unsigned_abs()))
 }
 
 /// What a server says of itself.
 #[derive(Debug, Clone)]
 struct Found {
     version: u32,
-    version_text: String,
     wal_level: String,
     slots_max: i32,
     senders_max: i32,
@@ -109,7 +130,7 @@ struct Found {
 async fn check(server: &Client) -> Result<Vec<String>, Error> {
     let row = server
         .query_one(
-            "SELECT current_setting('server_version_num')::int, current_setting('server_version'), current_setting('wal_level'),
+            "SELECT current_setting('server_version_num')::int, current_setting('wal_level'),
                 current_setting('max_replication_slots')::int, current_setting('max_wal_senders')::int,
                 current_setting('max_prepared_transactions')::int, current_setting('synchronous_standby_names'),
                 current_setting('fsync'), current_setting('is_superuser'), current_setting('server_encoding')",
@@ -118,17 +139,23 @@ async fn check(server: &Client) -> Result<Vec<String>, Error> {
         .await?;
     let found = Found {
         version: row.get::<_, i32>(0).unsigned_abs(),
-        version_text: row.get(1),
-        wal_level: row.get(2),
-        slots_max: row.get(3),
-        senders_max: row.get(4),
-        prepared_max: row.get(5),
-        standby_names: row.get(6),
-        fsync: row.get(7),
-        superuser: row.get(8),
-        encoding: row.get(9),
+        wal_level: row.get(1),
+        slots_max: row.get(2),
+        senders_max: row.get(3),
+        prepared_max: row.get(4),
+        standby_names: row.get(5),
+        fsync: row.get(6),
+        superuser: row.get(7),
+        encoding: row.get(8),
     };
     Ok(problems(&found))
+}
+
+/// Of a `server_version_num`: what is to be done, where anything is.
+pub(super) fn too_old(version: u32) -> Option<String> {
+    const RACE: &str = "earlier ones have a start-up race in which commits do not wait";
+    let text = || format!("PostgreSQL {}.{} is too old: upgrade to 15.13 or later ({RACE})", version / 10_000, version % 10_000);
+    (version < POSTGRES_VERSION_MIN).then(text)
 }
 
 /// Everything that makes a server unfit, each with what to set.
@@ -139,11 +166,7 @@ fn problems(found: &Found) -> Vec<String> {
             problems.push(format!("- {problem}"));
         }
     };
-    let race = "earlier ones have a start-up race in which commits do not wait";
-    require(
-        found.version >= POSTGRES_VERSION_MIN,
-        format!("PostgreSQL {} is too old: upgrade to 15.13 or later ({race})", found.version_text),
-    );
+    require(too_old(found.version).is_none(), too_old(found.version).unwrap_or_default());
     require(found.wal_level == "logical", format!("wal_level is {}: set wal_level = logical and restart", found.wal_level));
     require(found.slots_max >= 4, format!("max_replication_slots is {}: set it to 4 or more and restart", found.slots_max));
     require(found.senders_max >= 4, format!("max_wal_senders is {}: set it to 4 or more and restart", found.senders_max));
@@ -181,7 +204,6 @@ mod tests {
         let text = |text: &str| text.to_owned();
         Found {
             version: POSTGRES_VERSION_MIN,
-            version_text: text("15.13"),
             wal_level: text("logical"),
             slots_max: 4,
             senders_max: 4,
@@ -200,7 +222,7 @@ mod tests {
 
     #[test]
     fn an_old_server_and_a_wrong_setting_are_named_with_what_to_do() {
-        let old = Found { version: 150_012, version_text: "15.12".to_owned(), ..good() };
+        let old = Found { version: 150_012, ..good() };
         assert!(problems(&old)[0].contains("15.12 is too old: upgrade"));
         let wrong = Found { wal_level: "replica".to_owned(), standby_names: String::new(), ..good() };
         let problems = problems(&wrong);

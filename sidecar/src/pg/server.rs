@@ -77,6 +77,15 @@ impl Server {
         }
     }
 
+    /// What `postgres --version` says.
+    pub(crate) async fn version(&self) -> Result<String, Error> {
+        let program = || "postgres".to_owned();
+        let output = self.command("postgres").arg("--version").kill_on_drop(true).output();
+        let output = tokio::time::timeout(COMMAND_TIMEOUT, output).await.map_err(|_| Error::TimedOut { program: program() })?;
+        let output = output.map_err(|source| Error::Run { program: program(), source })?;
+        Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    }
+
     /// Makes the data directory if there is none.
     pub async fn init(&self) -> Result<(), Error> {
         let data = self.config.pg_data();

@@ -15,6 +15,8 @@ pub enum Error {
     Damaged { path: PathBuf, what: String },
     #[error("{} has format {found}; this version reads format {known}; {}", .path.display(), what_to_do(*.found, *.known))]
     Version { path: PathBuf, found: u8, known: u8 },
+    #[error("nothing was written here: node {by} at {addr} does not take this node in: {why}")]
+    Refused { by: NodeId, addr: String, why: String },
     #[error("the log in {} cannot be opened: {source}", .dir.display())]
     Log { dir: PathBuf, source: io::Error },
     #[error("{}: {source}", .path.display())]

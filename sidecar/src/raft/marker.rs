@@ -1,14 +1,15 @@
 //! Whose log a folder holds, and the lock that keeps a second process out.
 //!
 //! ```text
-//! "HWRAFTID" | version u8 | cluster length u8 | cluster | group u32 | node u64 | crc32c of all before, u32      big endian
+//! "HWRAFTID" | version u8 | cluster length u8 | cluster | group u32 | node u64 | log u64 | crc32c of all before, u32      big endian
 //! ```
 //!
 //! A node id stands for the votes that it gave. A folder that ends up under another node, or another cluster's node with the same id,
-//! could vote twice in one term, so it is refused.
+//! could vote twice in one term, so it is refused. `log` is a random number that tells this log from any other under the same id (`roster`).
 
 use super::error::Error;
 use super::options::Options;
+use super::roster::Incarnation;
 use bytes::{Buf, BufMut};
 use howdah_protocol::{GroupId, NodeId};
 use std::fmt;
@@ -17,12 +18,12 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 const MAGIC: &[u8; 8] = b"HWRAFTID";
-const VERSION: u8 = 2;
+const VERSION: u8 = 3;
 const MARKER: &str = "raft.id";
 const LOCK: &str = "raft.lock";
 const LOG: &str = "log";
 const PREFIX_LEN: usize = MAGIC.len() + 2;
-const SUFFIX_LEN: usize = 4 + 8 + 4;
+const SUFFIX_LEN: usize = 4 + 8 + 8 + 4;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Owner {
@@ -41,6 +42,7 @@ impl fmt::Display for Owner {
 #[derive(Debug)]
 pub(crate) struct Folder {
     pub(crate) dir: PathBuf,
+    pub(crate) log: Incarnation,
     /// Written by [`Folder::claim`], where the folder has none yet.
     missing_marker: Option<Vec<u8>>,
     _lock: File,
@@ -54,9 +56,9 @@ impl Folder {
         let lock = lock(&dir)?;
         let owner = Owner { cluster: options.cluster.clone(), group: options.group, node: options.node };
         let path = dir.join(MARKER);
-        let missing_marker = match fs::read(&path) {
+        let (log, missing_marker) = match fs::read(&path) {
             Ok(bytes) => {
-                let found = decode(&bytes, &path)?;
+                let (found, log) = decode(&bytes, &path)?;
                 if found != owner {
                     return Err(Error::Foreign { dir, found: found.to_string(), expected: owner.to_string() });
                 }
@@ -65,12 +67,20 @@ impl Folder {
                         "the log beside it is gone, and with it this node's votes: remove the folder, and add the node under a new id";
                     return Err(Error::Damaged { path, what: what.into() });
                 }
-                None
+                (log, None)
             }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Some(encode(&owner)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let log = Incarnation::new();
+                (log, Some(encode(&owner, log)))
+            }
             Err(source) => return Err(Error::File { path, source }),
         };
-        Ok(Self { dir, missing_marker, _lock: lock })
+        Ok(Self { dir, log, missing_marker, _lock: lock })
+    }
+
+    /// It has never been a log's.
+    pub(crate) const fn is_new(&self) -> bool {
+        self.missing_marker.is_some()
     }
 
     /// Takes a new folder, whose log nothing was written to, for its owner. The log is there first, so that a marker always has one.
@@ -105,7 +115,7 @@ fn lock(dir: &Path) -> Result<File, Error> {
     }
 }
 
-fn encode(owner: &Owner) -> Vec<u8> {
+fn encode(owner: &Owner, log: Incarnation) -> Vec<u8> {
     let mut out = Vec::new();
     out.put_slice(MAGIC);
     out.put_u8(VERSION);
@@ -113,12 +123,13 @@ fn encode(owner: &Owner) -> Vec<u8> {
     out.put_slice(owner.cluster.as_bytes());
     out.put_u32(owner.group.0);
     out.put_u64(owner.node.0);
+    out.put_u64(log.0);
     let crc = crc32c::crc32c(&out);
     out.put_u32(crc);
     out
 }
 
-fn decode(bytes: &[u8], path: &Path) -> Result<Owner, Error> {
+fn decode(bytes: &[u8], path: &Path) -> Result<(Owner, Incarnation), Error> {
     let damaged = |what: &str| Error::Damaged { path: path.to_owned(), what: what.to_owned() };
     if bytes.len() < PREFIX_LEN + SUFFIX_LEN || &bytes[..MAGIC.len()] != MAGIC {
         return Err(damaged("not a marker of a Howdah log"));
@@ -134,7 +145,8 @@ fn decode(bytes: &[u8], path: &Path) -> Result<Owner, Error> {
     }
     let mut rest = &body[PREFIX_LEN + name_len..];
     let cluster = String::from_utf8_lossy(&body[PREFIX_LEN..PREFIX_LEN + name_len]).into_owned();
-    Ok(Owner { cluster, group: GroupId(rest.get_u32()), node: NodeId(rest.get_u64()) })
+    let owner = Owner { cluster, group: GroupId(rest.get_u32()), node: NodeId(rest.get_u64()) };
+    Ok((owner, Incarnation(rest.get_u64())))
 }
 
 /// Either the old or the new content is there after a crash, never a mixture: a new file is synced before it takes the old one's name,
@@ -160,14 +172,15 @@ mod tests {
     #[test]
     fn golden_bytes() {
         let owner = Owner { cluster: "c".into(), group: GroupId(7), node: NodeId(9) };
-        let hex: String = encode(&owner).iter().map(|byte| format!("{byte:02x}")).collect();
-        assert_eq!(hex, concat!("4857524146544944", "02", "01", "63", "00000007", "0000000000000009", "1f0d10ef"));
-        assert_eq!(decode(&encode(&owner), Path::new("m")).unwrap(), owner);
+        let log = Incarnation(0xabcd);
+        let hex: String = encode(&owner, log).iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(hex, concat!("4857524146544944", "03", "01", "63", "00000007", "0000000000000009", "000000000000abcd", "702db9bf"));
+        assert_eq!(decode(&encode(&owner, log), Path::new("m")).unwrap(), (owner, log));
     }
 
     #[test]
     fn damage_is_found() {
-        let good = encode(&Owner { cluster: "c".into(), group: GroupId(7), node: NodeId(9) });
+        let good = encode(&Owner { cluster: "c".into(), group: GroupId(7), node: NodeId(9) }, Incarnation(1));
         for bit in 0..good.len() * 8 {
             let mut bad = good.clone();
             bad[bit / 8] ^= 1 << (bit % 8);

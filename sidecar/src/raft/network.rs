@@ -3,11 +3,12 @@
 use super::link::{Down, PeerLinks, Purpose, full};
 use super::notice;
 use super::server::messages::{SnapshotResponse, TransferRequest, TransferResponse, VoteRequest, VoteResponse};
-use super::server::{Body, BoxError, Identity, SnapshotHead, encode_snapshot, next_frame};
+use super::server::{Body, BoxError, HELLO, Identity, SnapshotHead, encode_snapshot, next_frame};
 use super::types::{Address, AppendRequest, AppendResult, Snapshot, TypeConfig, Vote};
 use super::wire::{FrameReader, WIRE_VERSION, decode_answer, encode_append};
 use bytes::Bytes;
 use futures::{FutureExt, Stream, StreamExt, future, stream};
+use howdah_protocol::admin::Problem;
 use http_body_util::{BodyExt, Limited, StreamBody};
 use hyper::body::{Frame, Incoming};
 use hyper::{Method, Request, Response, StatusCode};
@@ -100,7 +101,32 @@ pub(crate) struct Client {
 
 impl Client {
     async fn send(&self, purpose: Purpose, call: &str, body: Body, wait: Duration) -> Result<Response<Incoming>, RpcError> {
-        let Some(mut sender) = self.links.link(purpose).sender(wait.min(RECONNECT_WAIT_MAX)).await else {
+        let response = self.exchange(purpose, call, body, [wait.min(RECONNECT_WAIT_MAX), wait]).await?;
+        if response.status() == StatusCode::OK {
+            self.identity.check_answer(response.headers(), self.links.node).map_err(unreachable)?;
+            return Ok(response);
+        }
+        let status = response.status();
+        let why = problem(response, wait).await;
+        if status == StatusCode::CONFLICT {
+            self.identity.roster.refuse(&format!("node {} says: {why}", self.links.node));
+        }
+        Err(unreachable(format!("node {} answered {call} with {status}: {why}", self.links.node)))
+    }
+
+    /// Asks the peer whether it would take this node in: why not, where it says so. It notes nothing, and one that is silent says nothing.
+    pub(crate) async fn greet(&self, wait: Duration) -> Option<String> {
+        let response = self.exchange(Purpose::Control, HELLO, full("null"), [wait, wait]).await.ok()?;
+        match response.status() {
+            StatusCode::FORBIDDEN | StatusCode::CONFLICT => Some(problem(response, wait).await),
+            _ => None,
+        }
+    }
+
+    /// Sends a request, and takes whatever comes back. `waits`: for a connection, and for the answer.
+    async fn exchange(&self, purpose: Purpose, call: &str, body: Body, waits: [Duration; 2]) -> Result<Response<Incoming>, RpcError> {
+        let [connection, wait] = waits;
+        let Some(mut sender) = self.links.link(purpose).sender(connection).await else {
             return Err(unreachable(format!("no connection to node {}", self.links.node)));
         };
         let mut request = Request::new(body);
@@ -108,15 +134,7 @@ impl Client {
         let uri = format!("http://{}/raft/{WIRE_VERSION}/{call}", self.links.addr);
         *request.uri_mut() = uri.parse().map_err(|error| unreachable(format!("{uri}: {error}")))?;
         *request.headers_mut() = self.identity.request_headers(self.links.node);
-        let response = timeout(wait, sender.send_request(request)).await.map_err(|_| late(call, wait))?.map_err(network)?;
-        if response.status() == StatusCode::OK {
-            self.identity.check_answer(response.headers(), self.links.node).map_err(unreachable)?;
-            return Ok(response);
-        }
-        let status = response.status();
-        let body = timeout(wait, Limited::new(response.into_body(), ANSWER_LEN_MAX).collect()).await;
-        let text = body.ok().and_then(Result::ok).map(http_body_util::Collected::to_bytes).unwrap_or_default();
-        Err(unreachable(format!("node {} answered {call} with {status}: {}", self.links.node, String::from_utf8_lossy(&text))))
+        timeout(wait, sender.send_request(request)).await.map_err(|_| late(call, wait))?.map_err(network)
     }
 
     /// A small call and its answer, over the control connection.
@@ -145,6 +163,14 @@ impl Client {
         let answers = Answers { body: response.into_body(), reader: FrameReader::default(), complete, _cancel: cancel };
         Ok(Box::pin(stream::unfold(Some(answers), Answers::next)))
     }
+}
+
+/// What a refusal says.
+async fn problem(response: Response<Incoming>, wait: Duration) -> String {
+    let body = timeout(wait, Limited::new(response.into_body(), ANSWER_LEN_MAX).collect()).await;
+    let text = body.ok().and_then(Result::ok).map(http_body_util::Collected::to_bytes).unwrap_or_default();
+    let problem = serde_json::from_slice::<Problem>(&text);
+    problem.map_or_else(|_| String::from_utf8_lossy(&text).into_owned(), |problem| problem.error)
 }
 
 fn request_body<S>(input: S, cancelled: oneshot::Receiver<()>, complete: Arc<AtomicBool>) -> Body

@@ -1,14 +1,16 @@
 //! Puts the parts together.
 
+use super::acquaint;
 use super::error::Error;
 use super::fitness::Fitness;
 use super::handle::{Handle, Inner};
-use super::link::Down;
+use super::link::{Down, Purpose};
 use super::machine::Machine;
 use super::marker::Folder;
 use super::network::Network;
 use super::options::{Options, Peer};
 use super::role;
+use super::roster::Roster;
 use super::server::{Identity, Server};
 use super::snapshot::SnapshotFile;
 use super::store::LogStore;
@@ -25,17 +27,25 @@ use tokio::task::JoinHandle;
 
 /// Entries of one append. Their bytes are bounded by the log reader.
 const APPEND_ENTRIES_MAX: u64 = 1024;
+/// How long a node without a log waits to hear that it is not welcome. Those who found a group together answer each other only later.
+const GREETING_WAIT_MAX: Duration = Duration::from_millis(300);
 /// News of ended connections: one per peer is enough.
 const DOWN_QUEUE_LEN_MAX: usize = 64;
 
 /// Opens the log in `options.dir`, joins the group and serves it. A new group is formed by its node with the lowest id.
 pub async fn open(options: Options) -> Result<Handle, Error> {
     options.check()?;
-    let (folder, store, machine) = open_files(options.clone()).await?;
-    let pristine = store.is_pristine().map_err(|source| Error::Log { dir: folder.dir.clone(), source })?;
-    let identity = Identity { cluster: options.cluster.clone(), group: options.group, node: options.node, secret: options.secret.clone() };
+    let folder = open_folder(options.clone()).await?;
+    let roster = Roster::open(&folder.dir, folder.log)?;
+    let (cluster, secret) = (options.cluster.clone(), options.secret.clone());
+    let identity = Identity { cluster, group: options.group, node: options.node, secret, roster: roster.clone() };
     let (down, downs) = mpsc::channel(DOWN_QUEUE_LEN_MAX);
     let network = Network::new(identity.clone(), down);
+    if folder.is_new() {
+        must_be_welcome(&options, &network).await?;
+    }
+    let (folder, store, machine) = open_files(folder, options.cache_bytes_max).await?;
+    let pristine = store.is_pristine().map_err(|source| Error::Log { dir: folder.dir.clone(), source })?;
     let config = Arc::new(config(&options)?);
     let raft = Raft::new(options.node.0, config, network.clone(), store.clone(), machine.clone());
     let raft = raft.await.map_err(|fatal| Error::Stopped(fatal.to_string()))?;
@@ -46,7 +56,8 @@ pub async fn open(options: Options) -> Result<Handle, Error> {
     let fitness = Fitness::default();
     let vigil = Arc::new(Vigil::new(options.node.0, raft.clone(), network.clone(), fitness.clone()));
     let (publish, role) = watch::channel(role::RaftRole::default());
-    let mut tasks = vec![tokio::spawn(role::follow(raft.clone(), machine.decided(), publish))];
+    let mut tasks = vec![tokio::spawn(role::follow(raft.clone(), machine.decided(), roster.refused(), publish))];
+    tasks.push(tokio::spawn(acquaint::run(options.node.0, raft.clone(), network.clone(), roster)));
     tasks.extend(keep_vigil(&options, &vigil, downs));
     let server = Server { identity, raft: raft.clone(), vigil, fitness: fitness.clone() };
     let (tasks, folder) = (Mutex::new(tasks), Mutex::new(Some(folder)));
@@ -54,12 +65,28 @@ pub async fn open(options: Options) -> Result<Handle, Error> {
     Ok(Handle::new(Inner { options, raft, store, machine, network, server, fitness, role, yields, tasks, folder }))
 }
 
-async fn open_files(options: Options) -> Result<(Folder, LogStore, Machine), Error> {
+async fn open_folder(options: Options) -> Result<Folder, Error> {
+    let opened = tokio::task::spawn_blocking(move || Folder::open(&options));
+    opened.await.map_err(|error| Error::Stopped(error.to_string()))?
+}
+
+/// Before anything is written: nobody whom this node is to meet knows its id with another log, or belongs to another cluster. Who does not
+/// answer may say so later (see `roster`).
+async fn must_be_welcome(options: &Options, network: &Network) -> Result<(), Error> {
+    let others = options.hosts.iter().filter(|peer| peer.node != options.node);
+    let asked = others.map(async |peer| {
+        let client = network.client(peer.node.0, &peer.admin_addr, Purpose::Control);
+        let why = client.greet(GREETING_WAIT_MAX).await?;
+        Some(Error::Refused { by: peer.node, addr: peer.admin_addr.clone(), why })
+    });
+    futures::future::join_all(asked).await.into_iter().flatten().next().map_or(Ok(()), Err)
+}
+
+async fn open_files(mut folder: Folder, cache_bytes_max: usize) -> Result<(Folder, LogStore, Machine), Error> {
     let opened = tokio::task::spawn_blocking(move || {
-        let mut folder = Folder::open(&options)?;
         let dir = folder.dir.clone();
         let log = |source| Error::Log { dir: dir.clone(), source };
-        let store = LogStore::open(&folder.log_dir(), options.cache_bytes_max).map_err(log)?;
+        let store = LogStore::open(&folder.log_dir(), cache_bytes_max).map_err(log)?;
         folder.claim(store.is_pristine().map_err(log)?)?;
         let file = SnapshotFile::in_folder(&folder.dir);
         let path = file.path().to_owned();

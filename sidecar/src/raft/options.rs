@@ -15,6 +15,8 @@ pub struct Options {
     /// All voting members of a new group, this node among them. Once a log exists the members come from the log. Empty for a node
     /// that joins an existing group: it waits to be added.
     pub peers: Vec<Peer>,
+    /// Whom a node without a log asks, before it begins one, whether it is welcome. Those who do not answer have no say.
+    pub hosts: Vec<Peer>,
     /// Shared by all nodes of the cluster. Whoever does not know it is refused.
     pub secret: String,
     pub timings: Timings,
@@ -74,6 +76,7 @@ impl Options {
             cluster,
             group,
             node,
+            hosts: peers.clone(),
             peers,
             secret,
             timings: Timings::default(),

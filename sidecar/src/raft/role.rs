@@ -46,10 +46,20 @@ pub struct Member {
     pub voter: bool,
 }
 
-/// Publishes the role until openraft ends, and then why it ended.
-pub(crate) async fn follow(raft: Raft, mut decided: watch::Receiver<Decided>, publish: watch::Sender<RaftRole>) {
+/// Publishes the role until openraft ends, and then why it ended. A node that others do not take in ends too, as long as nothing was ever
+/// decided with it: then it is the one with the wrong log. Later it may be they, and a group does not end because one stranger says so.
+pub(crate) async fn follow(
+    raft: Raft,
+    mut decided: watch::Receiver<Decided>,
+    mut refused: watch::Receiver<Option<Arc<str>>>,
+    publish: watch::Sender<RaftRole>,
+) {
     let mut server = raft.server_metrics();
     loop {
+        let stranger = if decided.borrow().index == LogIndex(0) { refused.borrow_and_update().clone() } else { None };
+        if let Some(why) = stranger {
+            return stop(why, &publish);
+        }
         let (leads, role) = {
             let server = server.borrow_and_update();
             let decided = decided.borrow_and_update();
@@ -63,6 +73,7 @@ pub(crate) async fn follow(raft: Raft, mut decided: watch::Receiver<Decided>, pu
         let alive = tokio::select! {
             changed = server.changed() => changed.is_ok(),
             changed = decided.changed(), if waits_for_blank => changed.is_ok(),
+            changed = refused.changed() => changed.is_ok(),
         };
         if !alive {
             break;
@@ -72,6 +83,10 @@ pub(crate) async fn follow(raft: Raft, mut decided: watch::Receiver<Decided>, pu
         Ok(()) => "it was shut down".to_owned(),
         Err(fatal) => fatal.to_string(),
     };
+    stop(reason.into(), &publish);
+}
+
+fn stop(reason: Arc<str>, publish: &watch::Sender<RaftRole>) {
     tracing::warn!(%reason, "the log has stopped");
-    publish.send_modify(|role| *role = RaftRole { term: role.term, stopped: Some(reason.into()), ..RaftRole::default() });
+    publish.send_modify(|role| *role = RaftRole { term: role.term, stopped: Some(reason), ..RaftRole::default() });
 }

@@ -6,13 +6,16 @@
 //! | `POST vote`, `pre-vote`, `transfer-leader` | JSON | JSON |
 //! | `POST snapshot` | length and JSON of the vote and the position, then the snapshot's bytes | JSON |
 //! | `POST suspect` | JSON `Suspect` | JSON `Testimony` |
+//! | `POST hello` | `null` | `null`: this node would take the sender in; nothing is noted |
+//! | `POST meet` | JSON `Known` | JSON `Known`: the logs that each of the two knows |
 //! | `POST fit` | `null` | whether this node may soon lead |
 //!
-//! Every request names cluster, group, sender, receiver and secret in its headers; every answer names its node. A node of another
-//! cluster, or one that was given a wrong address, is told so instead of being believed.
+//! Every request names cluster, group, sender, receiver, both's logs and the secret in its headers; every answer names its node and log. A node
+//! of another cluster, or one that was given a wrong address (403), or with another log than it had (409, 410), is told so and not believed.
 
 use super::fitness::Fitness;
 use super::link::{CONNECTION_WINDOW_LEN, H2_FRAME_LEN_MAX, STREAM_WINDOW_LEN, full};
+use super::roster::{Distrust, Incarnation, Roster};
 use super::snapshot::SNAPSHOT_LEN_MAX;
 use super::types::{AppendRequest, Raft, Snapshot, SnapshotMeta, TypeConfig, Vote};
 use super::vigil::{Suspect, Vigil};
@@ -46,10 +49,16 @@ const BODY_WAIT_MAX: Duration = Duration::from_secs(10);
 const H2_KEEP_ALIVE: Duration = Duration::from_secs(2);
 const H2_STREAMS_MAX: u32 = 256;
 
+pub(crate) const HELLO: &str = "hello";
+
 const CLUSTER: HeaderName = HeaderName::from_static("howdah-cluster");
 const GROUP: HeaderName = HeaderName::from_static("howdah-group");
 const FROM: HeaderName = HeaderName::from_static("howdah-from");
 const TO: HeaderName = HeaderName::from_static("howdah-to");
+/// The sender's log.
+const LOG: HeaderName = HeaderName::from_static("howdah-log");
+/// The log that the sender knows the receiver by, if it does.
+const TO_LOG: HeaderName = HeaderName::from_static("howdah-to-log");
 const SECRET: HeaderName = HeaderName::from_static("howdah-secret");
 
 /// When a cut connection comes back, all calls that were given up meanwhile arrive at once. With the default of 20 that would end it again.
@@ -77,6 +86,7 @@ pub(crate) struct Identity {
     pub(crate) group: GroupId,
     pub(crate) node: NodeId,
     pub(crate) secret: String,
+    pub(crate) roster: Roster,
 }
 
 impl std::fmt::Debug for Identity {
@@ -91,6 +101,9 @@ impl Identity {
         let mut headers = self.answer_headers();
         headers.insert(TO, to.into());
         headers.insert(SECRET, text(&self.secret));
+        if let Some(log) = self.roster.of(to) {
+            headers.insert(TO_LOG, log.0.into());
+        }
         headers
     }
 
@@ -99,23 +112,35 @@ impl Identity {
         headers.insert(CLUSTER, text(&self.cluster));
         headers.insert(GROUP, self.group.0.into());
         headers.insert(FROM, self.node.0.into());
+        headers.insert(LOG, self.roster.own().0.into());
         headers
     }
 
-    fn check_request(&self, headers: &HeaderMap) -> Result<(), String> {
+    /// `greets`: a node that has no log yet only asks.
+    fn check_request(&self, headers: &HeaderMap, greets: bool) -> Result<(), Refusal> {
+        let stranger = |error| Refusal(StatusCode::FORBIDDEN, error);
         if !same_secret(headers.get(SECRET).map_or(b"", HeaderValue::as_bytes), self.secret.as_bytes()) {
-            return Err("the cluster secret does not match".into());
+            return Err(stranger("the cluster secret does not match".into()));
         }
-        self.expect(headers, &CLUSTER, &self.cluster)?;
-        self.expect(headers, &GROUP, &self.group.to_string())?;
-        self.expect(headers, &TO, &self.node.to_string())
+        self.expect(headers, &CLUSTER, &self.cluster).map_err(stranger)?;
+        self.expect(headers, &GROUP, &self.group.to_string()).map_err(stranger)?;
+        self.expect(headers, &TO, &self.node.to_string()).map_err(stranger)?;
+        if headers.contains_key(TO_LOG) && number(headers, &TO_LOG).map_err(stranger)? != self.roster.own().0 {
+            let gone = Distrust::OtherLog { node: self.node }.to_string();
+            self.roster.refuse(&gone);
+            return Err(Refusal(StatusCode::GONE, gone));
+        }
+        let (from, log) = (number(headers, &FROM).map_err(stranger)?, number(headers, &LOG).map_err(stranger)?);
+        let believed = if greets { self.roster.look(from, Incarnation(log)) } else { self.roster.admit(from, Incarnation(log)) };
+        believed.map_err(|error| Refusal(StatusCode::CONFLICT, error.to_string()))
     }
 
     /// What answered is the node that was meant.
     pub(crate) fn check_answer(&self, headers: &HeaderMap, from: u64) -> Result<(), String> {
         self.expect(headers, &CLUSTER, &self.cluster)?;
         self.expect(headers, &GROUP, &self.group.to_string())?;
-        self.expect(headers, &FROM, &from.to_string())
+        self.expect(headers, &FROM, &from.to_string())?;
+        self.roster.admit(from, Incarnation(number(headers, &LOG)?)).map_err(|error| error.to_string())
     }
 
     fn expect(&self, headers: &HeaderMap, name: &HeaderName, expected: &str) -> Result<(), String> {
@@ -126,6 +151,11 @@ impl Identity {
 
 fn text(value: &str) -> HeaderValue {
     HeaderValue::from_str(value).expect("Options::check admits only printable ASCII")
+}
+
+fn number(headers: &HeaderMap, name: &HeaderName) -> Result<u64, String> {
+    let found = headers.get(name).and_then(|value| value.to_str().ok()).and_then(|text| text.parse().ok());
+    found.ok_or_else(|| format!("{name} is missing or no number"))
 }
 
 /// Takes the same time wherever the difference is.
@@ -143,6 +173,7 @@ pub(crate) struct Server {
 }
 
 /// An answer that is not 200.
+#[derive(Debug)]
 struct Refusal(StatusCode, String);
 
 impl From<io::Error> for Refusal {
@@ -168,11 +199,15 @@ impl Server {
     }
 
     async fn dispatch(&self, request: Request<Incoming>) -> Result<Body, Refusal> {
-        if let Err(error) = self.identity.check_request(request.headers()) {
-            tracing::warn!(%error, "refused a request of another node");
-            return Err(Refusal(StatusCode::FORBIDDEN, error));
-        }
         let path = request.uri().path().strip_prefix("/raft/").and_then(|rest| rest.strip_prefix(WIRE_VERSION)).unwrap_or("").to_owned();
+        let greets = path.strip_prefix('/') == Some(HELLO);
+        if let Err(refusal) = self.identity.check_request(request.headers(), greets) {
+            tracing::warn!(error = refusal.1, "refused a request of another node");
+            return Err(refusal);
+        }
+        if greets {
+            return json(Ok::<_, io::Error>(()));
+        }
         if request.method() != Method::POST {
             return Err(Refusal(StatusCode::METHOD_NOT_ALLOWED, "only POST".into()));
         }
@@ -184,6 +219,10 @@ impl Server {
             "/suspect" => {
                 let suspect: Suspect = body_json(request).await?;
                 json(Ok::<_, io::Error>(self.vigil.testify(suspect).await))
+            }
+            "/meet" => {
+                self.identity.roster.learn(&body_json(request).await?)?;
+                json(Ok::<_, io::Error>(self.identity.roster.known()))
             }
             "/fit" => json(Ok::<_, io::Error>(self.fitness.is_fit())),
             "/snapshot" => {

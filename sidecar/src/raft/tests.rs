@@ -6,6 +6,7 @@ mod log;
 mod process;
 pub(crate) mod small_disk;
 mod throughput;
+mod wiped;
 
 use crate::core::entry::{Entry, Item, Messages, Writer};
 use bytes::Bytes;

@@ -161,6 +161,11 @@ async fn strangers_are_refused() {
         options.cluster = cluster.into();
         options.secret = secret.into();
         options.dir = group.dir(10 + usize::from(secret == SECRET));
+        // At once where it can ask somebody before it has a log.
+        let refused = raft::open(options.clone()).await.map(|_| ()).unwrap_err();
+        assert!(matches!(refused, Error::Refused { .. }), "{refused}");
+        let alone = Options { peers: Vec::new(), hosts: Vec::new(), ..options.clone() };
+        raft::open(alone).await.unwrap().shutdown().await;
         group.nodes[stranger] = Some(Node::start(options, listen(&group.peers[stranger].admin_addr)).await);
         let leader = group.leader().await;
         let term = group.handle(leader).role().borrow().term;
