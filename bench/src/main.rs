@@ -4,7 +4,7 @@ use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
 use howdah_bench::core::plan::{Target, Workload};
 use howdah_bench::pgbench::Protocol;
-use howdah_bench::{compare, failover};
+use howdah_bench::{compare, failover, seed};
 use howdah_ctl::postgres;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -17,6 +17,7 @@ Examples:
   howdah-bench compare --seconds 10 --rounds 5 --json compare.json --svg compare.svg
   howdah-bench compare --workloads select --targets pgbouncer,howdah-proxy-leader
   howdah-bench failover --runs 20 --json failover.json
+  howdah-bench seed --megabytes 1000 --clients 8 --json seed.json
   howdah-bench failover --kind switchover --runs 30
   sudo howdah-bench failover --kind cut --runs 30
 
@@ -43,6 +44,8 @@ enum Command {
     Compare(Compare),
     /// The write gap when the leader dies, vanishes, or is told to hand over
     Failover(Failover),
+    /// What is left of the leader's throughput while a new node is filled, and how long that takes, beside pg_basebackup
+    Seed(Seed),
 }
 
 #[derive(Debug, Args)]
@@ -104,6 +107,21 @@ struct Failover {
     runs: u32,
 }
 
+#[derive(Debug, Args)]
+struct Seed {
+    #[command(flatten)]
+    common: Common,
+    /// Size of the database, indexes included; at least one unit of pgbench's scale (15 MB) per client
+    #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    megabytes: u32,
+    /// Clients of pgbench, all the while
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=64))]
+    clients: u32,
+    /// Nodes before one is added
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=8))]
+    nodes: u32,
+}
+
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     match measure(arguments) {
@@ -143,6 +161,18 @@ fn measure(arguments: Arguments) -> anyhow::Result<()> {
             let options =
                 failover::Options { kind: args.kind, runs: args.runs, bin_dir, work: work.path().to_owned(), json: args.common.json };
             runtime.block_on(interruptible(failover::run(&options)))?;
+        }
+        Command::Seed(args) => {
+            let work = Work::make(&args.common)?;
+            let options = seed::Options {
+                megabytes: args.megabytes,
+                clients: args.clients,
+                nodes: args.nodes,
+                bin_dir,
+                work: work.path().to_owned(),
+                json: args.common.json,
+            };
+            runtime.block_on(interruptible(seed::run(&options)))?;
         }
     }
     Ok(())
@@ -193,7 +223,7 @@ mod tests {
                 assert_eq!(args.clients, [1, 8]);
                 assert_eq!(args.targets, [Target::NativeSyncPgbouncer, Target::HowdahSync]);
             }
-            Command::Failover(_) => panic!("wrong command"),
+            Command::Failover(_) | Command::Seed(_) => panic!("wrong command"),
         }
         assert!(Arguments::try_parse_from(["howdah-bench", "compare", "--targets", "oracle"]).is_err());
     }

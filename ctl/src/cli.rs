@@ -3,6 +3,7 @@
 pub(crate) mod down;
 pub(crate) mod live;
 pub(crate) mod node;
+pub(crate) mod progress;
 pub(crate) mod signals;
 pub(crate) mod status;
 pub(crate) mod switchover;

@@ -32,6 +32,7 @@ fn options(data: PathBuf) -> Options {
         app_role: "app".to_owned(),
         settings: BTreeMap::from([("shared_buffers".to_owned(), "64MB".to_owned())]),
         timing: BTreeMap::from([("start_ms".to_owned(), 30_000)]),
+        sidecar: BTreeMap::new(),
         verify_interval_s: None,
         proxy: BTreeMap::new(),
         start_timeout: std::time::Duration::from_secs(20),

@@ -24,6 +24,10 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
 
+mod seeding;
+
+pub use seeding::{Seeding, SeedingStage};
+
 /// Where a node stands in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -83,6 +87,9 @@ pub struct NodeStatus {
     pub admin_address: String,
     /// What the node is doing, or why it is not open. For people.
     pub detail: String,
+    /// How far its filling is, while it is being seeded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seeding: Option<Seeding>,
     /// How it was when it was last compared with the leader.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub verified: Option<Verified>,
@@ -217,6 +224,9 @@ pub struct MemberStep {
     pub state: MemberState,
     /// What the node is doing. For people.
     pub detail: String,
+    /// How far its filling is, while it is being seeded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seeding: Option<Seeding>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -33,12 +33,17 @@ pub struct Config {
     /// The log is shortened when it takes more than this on disk. What is kept lets a node catch up that was away.
     #[serde(default = "default_log_bytes_max")]
     pub log_bytes_max: u64,
+    /// It is shortened too when its older part is of longer ago than this, in seconds.
+    #[serde(default = "default_log_age_max_s")]
+    pub log_age_max_s: u64,
     /// An ex-leader with at most this many row changes that the group never accepted is repaired row by row; one with more is seeded again.
     #[serde(default = "default_repair_rows_max")]
     pub repair_rows_max: u32,
     /// How often the leader compares all nodes without being asked, in seconds; 0 for never.
     #[serde(default = "default_verify_interval_s")]
     pub verify_interval_s: u64,
+    #[serde(default)]
+    pub seed: Seed,
     #[serde(default)]
     pub timing: Timing,
 }
@@ -91,6 +96,39 @@ pub struct Postgres {
     pub settings: BTreeMap<String, String>,
 }
 
+/// What this node, while it leads, gives to a node that is being filled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Seed {
+    /// Tables, or parts of one, that are copied at once.
+    pub connections: u8,
+    /// All of them together send at most this much.
+    pub megabytes_per_second: u32,
+    /// While the leader's machine has no processor time to spare, they send this much.
+    pub megabytes_per_second_busy: u32,
+}
+
+/// More than this would take connections away from applications.
+const SEED_CONNECTIONS_MAX: u8 = 16;
+
+impl Default for Seed {
+    fn default() -> Self {
+        Self { connections: 4, megabytes_per_second: 200, megabytes_per_second_busy: 5 }
+    }
+}
+
+impl Seed {
+    fn check(self) -> Result<(), String> {
+        if self.connections == 0 || self.connections > SEED_CONNECTIONS_MAX {
+            return Err(format!("seed.connections: 1 to {SEED_CONNECTIONS_MAX}"));
+        }
+        if self.megabytes_per_second_busy == 0 || self.megabytes_per_second_busy > self.megabytes_per_second {
+            return Err("seed: needs 0 < megabytes_per_second_busy <= megabytes_per_second".into());
+        }
+        Ok(())
+    }
+}
+
 /// All in milliseconds.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -112,6 +150,11 @@ impl Default for Timing {
 
 fn default_log_bytes_max() -> u64 {
     1 << 30
+}
+
+/// A week.
+fn default_log_age_max_s() -> u64 {
+    7 * 24 * 3600
 }
 
 fn default_repair_rows_max() -> u32 {
@@ -177,6 +220,10 @@ impl Config {
         {
             return Err("timing: needs 0 < 2 * heartbeat_ms <= election_min_ms < election_max_ms".into());
         }
+        if self.log_age_max_s == 0 {
+            return Err("log_age_max_s: at least 1".into());
+        }
+        self.seed.check()?;
         for name in self.postgres.settings.keys() {
             if FIXED_SETTINGS.contains(&name.as_str()) {
                 return Err(format!("postgres.settings.{name}: Howdah sets this one itself; take it out"));
@@ -269,6 +316,9 @@ mod tests {
             ("node = 1", "nod = 1", "unknown field `nod`"),
             ("0123456789abcdef", "short", "at least 16"),
             ("\"managed\"", "\"own\"", "unknown variant"),
+            ("[postgres]", "log_age_max_s = 0\n[postgres]", "log_age_max_s: at least 1"),
+            ("[postgres]", "[seed]\nconnections = 0\n[postgres]", "seed.connections: 1 to 16"),
+            ("[postgres]", "[seed]\nmegabytes_per_second = 1\n[postgres]", "megabytes_per_second_busy <="),
             ("socket_dir = \"/s\"", &format!("socket_dir = \"/{}\"", "s".repeat(100)), "shorter path"),
             ("proxy_password = \"q\"", "proxy_password = \"q\"\nsettings = { fsync = \"off\" }", "settings.fsync"),
         ];

@@ -12,6 +12,7 @@ pub mod lag;
 pub mod lease;
 pub mod membership;
 pub mod outcomes;
+pub mod pace;
 pub mod pgoutput;
 pub mod prompt;
 pub mod role;

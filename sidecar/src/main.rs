@@ -76,7 +76,7 @@ async fn run(config: Config) -> Result<()> {
         secret: config.secret.as_str().into(),
         raft: raft.clone(),
         commands,
-        seed: Source::new(Server::target(&config), config.postgres.bin_dir.clone()),
+        seed: Source::new(Server::target(&config), config.postgres.bin_dir.clone(), config.seed),
         asker: Asker::new(Server::target(&config)),
         repair: repair::Source::new(Server::target(&config)),
         attendant: Attendant::new(&config, Server::target(&config), raft.clone(), board.clone()),
@@ -87,7 +87,12 @@ async fn run(config: Config) -> Result<()> {
     tokio::spawn(stop_on_signal(stop));
     tokio::spawn(Schedule { verifier, interval: Duration::from_secs(config.verify_interval_s) }.run());
 
-    let retention = Retention { raft: raft.clone(), log_bytes_max: config.log_bytes_max, needed: board.needed.subscribe() };
+    let retention = Retention {
+        raft: raft.clone(),
+        log_bytes_max: config.log_bytes_max,
+        log_age_max: Duration::from_secs(config.log_age_max_s),
+        needed: board.needed.subscribe(),
+    };
     tokio::spawn(retention.run());
 
     tokio::spawn(Watcher::new(&config, raft.clone(), board.clone()).run());
@@ -142,6 +147,7 @@ fn identity(config: &Config) -> NodeStatus {
         sql_address: config.me().sql.clone(),
         admin_address: config.me().admin.clone(),
         detail: "starting".to_owned(),
+        seeding: None,
         verified: None,
         trouble: None,
     }

@@ -6,7 +6,7 @@ use crate::apply;
 use crate::capture;
 use crate::core::lag::Lag;
 use crate::raft;
-use howdah_protocol::admin::{NodeStatus, Role};
+use howdah_protocol::admin::{NodeStatus, Role, Seeding};
 use howdah_protocol::verify::Verified;
 use howdah_protocol::{Epoch, LogIndex, NodeId, Term};
 use std::sync::Arc;
@@ -75,6 +75,8 @@ pub struct Board {
     /// Lets apply be held, while one runs.
     pub holder: watch::Sender<Option<apply::Holder>>,
     pub repairs: watch::Sender<Repairs>,
+    /// How far the filling of this node is, while one is under way.
+    pub seeding: watch::Sender<Option<Seeding>>,
     pub verification: watch::Sender<Verification>,
     /// What the role manager noted, and what the health watcher makes of everything.
     pub note: watch::Sender<Option<Note>>,
@@ -96,6 +98,7 @@ impl Board {
             applier: watch::Sender::new(None),
             holder: watch::Sender::new(None),
             repairs: watch::Sender::new(Repairs::default()),
+            seeding: watch::Sender::new(None),
             verification: watch::Sender::new(Verification::default()),
             note: watch::Sender::new(None),
             trouble: watch::Sender::new(None),
@@ -157,12 +160,14 @@ impl Board {
     pub async fn run(self) {
         let start = Instant::now();
         let (mut stage, mut log, mut applied) = (self.stage.subscribe(), self.log.subscribe(), self.applied.subscribe());
+        let mut seeding = self.seeding.subscribe();
         let (mut verification, mut trouble) = (self.verification.subscribe(), self.trouble.subscribe());
         let mut lag = Lag::default();
         loop {
             let now_ms = u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX);
             let (stage_now, log_now, applied_now) =
                 (stage.borrow_and_update().clone(), *log.borrow_and_update(), *applied.borrow_and_update());
+            let seeding_now = *seeding.borrow_and_update();
             let verified_now = verification.borrow_and_update().last;
             let trouble_now = trouble.borrow_and_update().clone();
             lag.decided(log_now.committed, now_ms);
@@ -181,6 +186,7 @@ impl Board {
                 status.committed_index = log_now.committed;
                 status.applied_index = applied_now;
                 status.lag_ms = lag.age_ms(now_ms);
+                status.seeding = seeding_now;
                 *status != before
             });
             // What a node may do is told at once.
@@ -193,6 +199,7 @@ impl Board {
                 changed = trouble.changed() => if changed.is_err() { return },
                 changed = log.changed() => if changed.is_err() { return },
                 changed = applied.changed() => if changed.is_err() { return },
+                changed = seeding.changed() => if changed.is_err() { return },
                 changed = verification.changed() => if changed.is_err() { return },
                 () = tokio::time::sleep(Duration::from_millis(100)), if lag.age_ms(now_ms) > 0 => {}
             }

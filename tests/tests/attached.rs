@@ -2,7 +2,8 @@
 
 use anyhow::{Context, Result, ensure};
 use howdah_ctl::{admin, cluster::Binaries, postgres};
-use howdah_protocol::admin::Role;
+use howdah_protocol::NodeId;
+use howdah_protocol::admin::{AddMember, MemberState, Role};
 use howdah_tests::{PATIENCE, connect, eventually, show};
 use std::net::TcpListener;
 use std::os::unix::fs::chown;
@@ -12,6 +13,7 @@ use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 use tempfile::TempDir;
 
+const SECRET: &str = "0123456789abcdef";
 const FIT: &str = "wal_level = logical\nmax_prepared_transactions = 10\nsynchronous_standby_names = 'howdah'\n";
 
 /// A Postgres that nobody manages but this test.
@@ -52,6 +54,20 @@ impl Server {
         }
         ensure!(command.status()?.success(), "{program} failed");
         Ok(())
+    }
+
+    /// A sidecar's configuration for a PostgreSQL of its own, which joins as node 2.
+    fn joining(&self, folder: &Path, admin: u16, sql: u16) -> Result<PathBuf> {
+        let (bin_dir, folder) = (self.bin_dir.display(), folder.display());
+        let text = format!(
+            "cluster = 'attached'\nnode = 2\njoin = true\ndata_dir = '{folder}/two'\nadmin_listen = '127.0.0.1:{admin}'\n\
+             secret = '0123456789abcdef'\npeers = [{{ node = 2, admin = '127.0.0.1:{admin}', sql = '127.0.0.1:{sql}' }}]\n\
+             [postgres]\nmode = 'managed'\nbin_dir = '{bin_dir}'\nlisten = '127.0.0.1:{sql}'\nsocket_dir = '{folder}/socket'\n\
+             database = 'postgres'\nsuperuser = 'boss'\napp_role = 'app'\napp_password = 'app'\nproxy_password = 'p'\n"
+        );
+        let file = PathBuf::from(format!("{folder}/two.toml"));
+        std::fs::write(&file, text)?;
+        Ok(file)
     }
 
     /// A sidecar's configuration for this server, as the only node of its cluster.
@@ -147,5 +163,48 @@ async fn a_fit_server_becomes_a_cluster_of_one() -> Result<()> {
     running.kill().await?;
     let waiting = client.batch_execute("INSERT INTO mine.t VALUES (2)");
     assert!(tokio::time::timeout(Duration::from_secs(1), waiting).await.is_err(), "a commit without a gate");
+    Ok(())
+}
+
+/// Tables with and without a key, and what rests on them, from before there was a Howdah.
+const BEFORE: &str = "
+    SET synchronous_commit = local;
+    CREATE SCHEMA old;
+    CREATE TABLE old.t (id serial PRIMARY KEY, note text UNIQUE);
+    INSERT INTO old.t (note) SELECT 'note ' || i FROM generate_series(1, 5000) i;
+    CREATE TABLE old.keyless (a int, b text);
+    INSERT INTO old.keyless SELECT i % 10, 'b' FROM generate_series(1, 100) i;";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_with_data_becomes_the_first_node_and_fills_the_second() -> Result<()> {
+    let (server, folder) = (Server::start(FIT)?, howdah_tests::folder()?);
+    let url = format!("postgresql://boss@127.0.0.1:{}/postgres", server.port);
+    connect(&url).await?.batch_execute(BEFORE).await?;
+    let (one, two, sql) = (free_port()?, free_port()?, free_port()?);
+    let _first = sidecar(&server.config(folder.path(), one)?)?.stderr(Stdio::inherit()).spawn()?;
+    let (first, second) = (format!("127.0.0.1:{one}"), format!("127.0.0.1:{two}"));
+    let leads = async || Ok(admin::status(&first).await.is_ok_and(|node| node.open && node.role == Role::Leader));
+    eventually("the first node open as leader", leads, |leads| *leads).await?;
+
+    let mut joining = sidecar(&server.joining(folder.path(), two, sql)?)?.stderr(Stdio::inherit()).spawn()?;
+    eventually("the second sidecar's answer", async || Ok(admin::status(&second).await.is_ok()), |answers| *answers).await?;
+    let new = AddMember { node: NodeId(2), admin: second.clone(), sql: format!("127.0.0.1:{sql}") };
+    let step = async || Ok(admin::add_member(&first, SECRET, &new).await.map(|step| step.state).map_err(|error| error.to_string()));
+    let voted = eventually("the second node's vote", step, |state| *state == Ok(MemberState::Voter)).await?;
+    ensure!(voted.is_ok(), "{voted:?}");
+
+    // What was there before, and what is written now, in a table without a key too.
+    let client = connect(&url).await?;
+    client.batch_execute("UPDATE old.keyless SET b = 'changed' WHERE a = 3; INSERT INTO old.t (note) VALUES ('new')").await?;
+    let index = admin::committed(&first).await?.index;
+    let (here, there) = (admin::checksum(&first, SECRET, index).await?, admin::checksum(&second, SECRET, index).await?);
+    assert_eq!(here.tables.get("old.t").map(|table| table.rows), Some(5001));
+    assert_eq!(here.tables.get("old.keyless").map(|table| table.rows), Some(100));
+    assert_eq!(there.tables, here.tables);
+
+    // SIGTERM: its PostgreSQL goes with it.
+    let pid = joining.id().context("it runs")?.to_string();
+    ensure!(Command::new("kill").arg(&pid).status()?.success(), "no SIGTERM");
+    ensure!(tokio::time::timeout(PATIENCE, joining.wait()).await??.success(), "it did not end well");
     Ok(())
 }

@@ -1,12 +1,13 @@
 //! `howdahctl node add | remove | replace`: changes who is in the local cluster, while it serves.
 
+use super::progress::Progress;
 use super::{Data, Outcome, node_id};
 use anyhow::bail;
 use clap::{Args, Subcommand};
 use howdah_ctl::admin;
 use howdah_ctl::cluster::{Cluster, Options};
 use howdah_protocol::NodeId;
-use howdah_protocol::admin::{Member, MemberState, MemberStep};
+use howdah_protocol::admin::{Member, MemberStep};
 use serde::Serialize;
 use std::time::{Duration, Instant};
 
@@ -160,7 +161,8 @@ impl Json {
 }
 
 async fn change(cluster: &mut Cluster, node: &Node) -> anyhow::Result<(Option<NodeId>, Option<NodeId>)> {
-    let mut progress = tell;
+    let mut shown = Progress::new();
+    let mut progress = |step: &MemberStep| shown.tell(step);
     Ok(match node {
         Node::Add(add) => (Some(cluster.add_node(add.id, add.limit.get(), &mut progress).await?), None),
         Node::Remove(remove) => {
@@ -172,16 +174,6 @@ async fn change(cluster: &mut Cluster, node: &Node) -> anyhow::Result<(Option<No
             (Some(new), Some(replace.node))
         }
     })
-}
-
-fn tell(step: &MemberStep) {
-    let verb = match step.state {
-        MemberState::Joining => "joins",
-        MemberState::Voter => "is a member",
-        MemberState::HandedOver => "leaves",
-        MemberState::Removed => "has left",
-    };
-    eprintln!("node {} {verb}: {}", step.node, step.detail);
 }
 
 #[cfg(test)]

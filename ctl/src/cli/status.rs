@@ -6,6 +6,7 @@
 use super::target::{View, leader};
 use super::{Outcome, Status};
 use howdah_ctl::core::table::{Align, render};
+use howdah_protocol::admin::Seeding;
 use howdah_protocol::verify::Verified;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -36,6 +37,9 @@ struct Node {
     postgres_version: Option<String>,
     sql_address: Option<String>,
     admin_address: String,
+    /// Only of a node that is being filled.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    seeding: Option<Seeding>,
     /// How the node was when it was last compared with the leader; null where it was not.
     verified: Option<Verified>,
     /// What is wrong with it; null where nothing is known to be.
@@ -95,6 +99,7 @@ fn node(view: &View) -> Node {
         postgres_version: status.map(|status| status.postgres_version.clone()),
         sql_address: status.map(|status| status.sql_address.clone()).or_else(|| view.sql.clone()),
         admin_address: view.admin.clone(),
+        seeding: status.and_then(|status| status.seeding),
         verified: status.and_then(|status| status.verified),
         trouble: status.and_then(|status| status.trouble.clone()),
     }
@@ -118,10 +123,11 @@ pub(crate) fn table(views: &[View]) -> String {
         let node = node(view);
         let number = |value: Option<u64>| value.map_or("-".to_owned(), |value| value.to_string());
         let detail = match &view.status {
-            Ok(status) => match &status.trouble {
-                Some(trouble) => format!("{}; TROUBLE: {trouble}", status.detail),
-                None => status.detail.clone(),
-            },
+            Ok(status) => {
+                let seeding = status.seeding.map_or_else(String::new, |seeding| format!("{seeding}; "));
+                let trouble = status.trouble.as_ref().map_or_else(String::new, |trouble| format!("; TROUBLE: {trouble}"));
+                format!("{seeding}{}{trouble}", status.detail)
+            }
             Err(why) => why.clone(),
         };
         vec![
@@ -151,7 +157,7 @@ pub(crate) fn table(views: &[View]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use howdah_protocol::admin::{NodeStatus, Role};
+    use howdah_protocol::admin::{NodeStatus, Role, SeedingStage};
     use howdah_protocol::{GroupId, LogIndex, NodeId, Term};
 
     fn view(id: u64, role: Role, open: bool, term: u64) -> View {
@@ -171,6 +177,7 @@ mod tests {
             sql_address: "h:1".to_owned(),
             admin_address: "h:2".to_owned(),
             detail: "fine".to_owned(),
+            seeding: None,
             verified: None,
             trouble: None,
         };
@@ -218,6 +225,18 @@ mod tests {
         let table = table(&views());
         assert!(table.lines().nth(3).expect("third node").contains("unreachable"), "{table}");
         assert!(table.contains("refused") && table.contains("3 ms"), "{table}");
+    }
+
+    #[test]
+    fn a_filling_is_shown_with_its_progress() {
+        let mut views = views();
+        let seeding = Seeding { bytes_done: 1 << 20, bytes_total: 2 << 20, stage: SeedingStage::Rows, ..Seeding::default() };
+        if let Ok(status) = &mut views[0].status {
+            status.seeding = Some(seeding);
+        }
+        assert!(table(&views).contains("50 %, 1 of 2 MiB"), "{}", table(&views));
+        let value = serde_json::to_value(json(&views)).expect("serialises");
+        assert_eq!(value["groups"][0]["nodes"][0]["seeding"]["bytes_done"], 1 << 20);
     }
 
     #[test]

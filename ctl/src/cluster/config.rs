@@ -18,6 +18,8 @@ struct Sidecar<'a> {
     secret: &'a str,
     peers: Vec<Peer>,
     join: bool,
+    #[serde(flatten)]
+    more: &'a BTreeMap<String, toml::Value>,
     #[serde(skip_serializing_if = "Option::is_none")]
     verify_interval_s: Option<u64>,
     postgres: Postgres<'a>,
@@ -57,6 +59,9 @@ struct Proxy<'a> {
     more: &'a BTreeMap<String, toml::Value>,
 }
 
+/// What is written from the manifest.
+const OWN_KEYS: &[&str] = &["cluster", "node", "data_dir", "admin_listen", "secret", "peers", "join"];
+
 pub(crate) fn write(options: &Options, layout: &Layout, manifest: &Manifest) -> Result<(), Error> {
     let info = Info::new(manifest);
     files::make_dir(&manifest.socket_root)?;
@@ -93,6 +98,8 @@ pub(crate) fn adopt(options: &mut Options, layout: &Layout, node: NodeId) -> Res
         #[serde(default)]
         timing: BTreeMap<String, u64>,
         postgres: KnownPostgres,
+        #[serde(flatten)]
+        more: BTreeMap<String, toml::Value>,
     }
     #[derive(Deserialize)]
     struct KnownPostgres {
@@ -104,6 +111,7 @@ pub(crate) fn adopt(options: &mut Options, layout: &Layout, node: NodeId) -> Res
     let file = layout.sidecar(node).config;
     let text = std::fs::read_to_string(&file).map_err(Error::io(file.display().to_string()))?;
     let known: Known = toml::from_str(&text).map_err(|error| Error::BadManifest { path: file, what: error.to_string() })?;
+    options.sidecar = known.more.into_iter().filter(|(name, _)| !OWN_KEYS.contains(&name.as_str())).collect();
     (options.timing, options.settings) = (known.timing, known.postgres.settings);
     (options.pg_bin_dir, options.os_user) = (known.postgres.bin_dir, known.postgres.os_user);
     Ok(())
@@ -122,6 +130,7 @@ fn sidecar<'a>(options: &'a Options, layout: &Layout, manifest: &'a Manifest, in
         admin_listen: me.admin,
         secret: &manifest.secret,
         join: manifest.joined(id),
+        more: &options.sidecar,
         peers: info.nodes.iter().map(|node| Peer { node: node.id, admin: node.admin, sql: node.sql }).collect(),
         verify_interval_s: options.verify_interval_s,
         postgres: Postgres {

@@ -78,6 +78,8 @@ pub struct Options {
     pub settings: BTreeMap<String, String>,
     /// Overrides in the sidecars' `[timing]`, in milliseconds.
     pub timing: BTreeMap<String, u64>,
+    /// Further keys of the sidecars' configuration.
+    pub sidecar: BTreeMap<String, toml::Value>,
     /// The sidecars' `verify_interval_s`; their default when absent.
     pub verify_interval_s: Option<u64>,
     /// Further keys of the proxy's configuration.
@@ -106,6 +108,7 @@ impl Options {
             app_role: "app".to_owned(),
             settings: BTreeMap::new(),
             timing: BTreeMap::new(),
+            sidecar: BTreeMap::new(),
             verify_interval_s: None,
             proxy: BTreeMap::new(),
             start_timeout: START_TIMEOUT,

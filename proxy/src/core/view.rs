@@ -208,6 +208,7 @@ pub(crate) mod tests {
             sql_address: format!("127.0.0.1:{}", 5000 + id),
             admin_address: format!("127.0.0.1:{}", 7000 + id),
             detail: String::new(),
+            seeding: None,
             verified: None,
             trouble: None,
         }

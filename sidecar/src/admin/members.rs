@@ -75,7 +75,7 @@ impl Admin {
     async fn take_in(&self, new: &AddMember) -> Result<MemberStep, Error> {
         self.must_lead()?;
         let addition = membership::add(&self.known_members(), &self.raft.ids_used(), new)?;
-        let joining = |detail: String| MemberStep { node: new.node, state: MemberState::Joining, detail };
+        let joining = |detail: String| MemberStep { node: new.node, state: MemberState::Joining, detail, seeding: None };
         let status = match self.ask(new).await {
             Ok(status) => status,
             // A member already, it may be away for a while.
@@ -91,13 +91,13 @@ impl Admin {
                 Ok(joining("follows without a vote".to_owned()))
             }
             Addition::Promote if !(status.role == Role::Follower && status.open) => {
-                Ok(joining(format!("{}: {}", status.role, status.detail)))
+                Ok(MemberStep { seeding: status.seeding, ..joining(format!("{}: {}", status.role, status.detail)) })
             }
             Addition::Promote if status.lag_ms > VOTER_LAG_MS_MAX => Ok(joining(format!("catches up, {} ms behind", status.lag_ms))),
             Addition::Promote => {
                 self.raft.add_voter(new.node).await?;
                 tracing::info!(node = %new.node, "the new member votes");
-                Ok(MemberStep { node: new.node, state: MemberState::Voter, detail: "votes".to_owned() })
+                Ok(MemberStep { node: new.node, state: MemberState::Voter, detail: "votes".to_owned(), seeding: None })
             }
         }
     }
@@ -124,7 +124,7 @@ impl Admin {
             Ok(None) => match self.hand_over(SwitchoverRequest::default()).await {
                 Ok(done) => {
                     let detail = format!("handed over to node {}", done.to);
-                    json(StatusCode::OK, &MemberStep { node, state: MemberState::HandedOver, detail })
+                    json(StatusCode::OK, &MemberStep { node, state: MemberState::HandedOver, detail, seeding: None })
                 }
                 // It may go better the next time.
                 Err(mut refused) => {
@@ -145,7 +145,7 @@ impl Admin {
         }
         self.raft.remove_member(node).await?;
         tracing::info!(%node, "a member has left");
-        Ok(Some(MemberStep { node, state: MemberState::Removed, detail: "is no member any more".to_owned() }))
+        Ok(Some(MemberStep { node, state: MemberState::Removed, detail: "is no member any more".to_owned(), seeding: None }))
     }
 
     fn must_lead(&self) -> Result<(), Error> {

@@ -2,7 +2,7 @@
 
 use crate::status::{Board, Repairs, Verification};
 use crate::{apply, capture};
-use howdah_protocol::admin::{NodeStatus, Role};
+use howdah_protocol::admin::{NodeStatus, Role, Seeding};
 use prometheus::{Gauge, IntGauge, Registry, TextEncoder};
 
 /// The node's registry; parts register their own counters in it.
@@ -60,6 +60,7 @@ impl Metrics {
             apply_text(&mut text, &applier.borrow());
         }
         repair_text(&mut text, *board.repairs.borrow());
+        seed_text(&mut text, status.seeding.unwrap_or_default());
         verify_text(&mut text, *board.verification.borrow());
         text
     }
@@ -103,6 +104,17 @@ fn repair_text(text: &mut String, repairs: Repairs) {
     counter(text, "howdah_seeded_again_total", "Times that this node could not go on with its data and was filled anew", repairs.seeded);
     let name = "howdah_repair_seconds";
     *text += &format!("# HELP {name} How long the last repair took\n# TYPE {name} gauge\n{name} {}\n", repairs.seconds);
+}
+
+fn seed_text(text: &mut String, seeding: Seeding) {
+    let mut gauge = |name: &str, help: &str, value: u64| *text += &format!("# HELP {name} {help}\n# TYPE {name} gauge\n{name} {value}\n");
+    gauge(
+        "howdah_seed_done_bytes",
+        "Of a filling that is under way, the bytes of tables that are here; 0 when there is none",
+        seeding.bytes_done,
+    );
+    gauge("howdah_seed_goal_bytes", "Of a filling that is under way, the bytes of all tables on the leader", seeding.bytes_total);
+    gauge("howdah_seed_rows", "Of a filling that is under way, the rows that are here", seeding.rows_done);
 }
 
 /// What is known of this node only: nothing before the first comparison.

@@ -38,6 +38,18 @@ DO $$ BEGIN
     END IF;
 END $$;
 
+-- Tables that are older than the event trigger (of an attached server) need an identity as later ones do, or UPDATE and DELETE would fail.
+DO $$ DECLARE name text; BEGIN
+    FOR name IN
+        SELECT c.oid::regclass::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+        WHERE c.relkind = 'r' AND c.relpersistence = 'p' AND c.relreplident = 'd'
+          AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'howdah')
+          AND NOT EXISTS (SELECT FROM pg_index i WHERE i.indrelid = c.oid AND i.indisprimary)
+    LOOP
+        EXECUTE format('ALTER TABLE %s REPLICA IDENTITY FULL', name);
+    END LOOP;
+END $$;
+
 -- A message in the log is executed on every follower: nobody else may write one. Large objects are not decoded.
 REVOKE EXECUTE ON FUNCTION pg_logical_emit_message(boolean, text, text), pg_logical_emit_message(boolean, text, bytea),
     lo_creat(integer), lo_create(oid), lo_from_bytea(oid, bytea), lo_import(text), lo_import(text, oid), lo_open(oid, integer),

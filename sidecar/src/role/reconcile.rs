@@ -136,12 +136,13 @@ impl Manager {
     pub(super) async fn follow(&mut self) -> Result<Stage, Error> {
         let (mut role, mut installed) = (self.raft.role(), self.raft.snapshot_installed());
         let mut applier = self.applier_state();
+        let began_at = self.position().await?;
         loop {
             if role.borrow_and_update().is_leader {
                 return Ok(Stage::Promote);
             }
-            let behind_snapshot = installed.borrow_and_update().is_some_and(|index| index > *self.board.applied.borrow());
-            if behind_snapshot || self.is_behind_log() {
+            let snapshot = *installed.borrow_and_update();
+            if self.is_behind(began_at, snapshot) {
                 return Ok(self.seed_because("the log no longer reaches back to where this node is".to_owned()));
             }
             let error = applier.borrow_and_update().error.clone();
@@ -203,9 +204,17 @@ impl Manager {
     }
 
     /// Whether the log was purged past what is applied here, while this node was away.
-    fn is_behind_log(&self) -> bool {
-        let applied = *self.board.applied.borrow();
-        applied > LogIndex(0) && self.raft.first_index().is_ok_and(|first| first > applied.next())
+    fn is_behind(&self, began_at: LogIndex, snapshot: Option<LogIndex>) -> bool {
+        // The applier says 0 until it has read where it is. A node that was just filled would be taken for one that is behind.
+        let applied = began_at.max(*self.board.applied.borrow());
+        snapshot.is_some_and(|index| index > applied) || self.raft.first_index().is_ok_and(|first| first > applied.next())
+    }
+
+    /// Where this node's Postgres is in the log.
+    async fn position(&self) -> Result<LogIndex, Error> {
+        let session = self.target.connect("howdah-reconcile", "").await?;
+        let row = session.query_one("SELECT applied_index FROM howdah.progress", &[]).await?;
+        Ok(LogIndex(row.get::<_, i64>(0).unsigned_abs()))
     }
 }
 

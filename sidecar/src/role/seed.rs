@@ -57,8 +57,13 @@ impl Manager {
         let instance = InstanceId(rand::random::<u64>() >> 1);
         let settled = crate::pg::schema::settle(&self.config, &self.target, instance).await?;
         (self.instance, self.version) = (settled.instance, settled.version);
-        let sink = seed::Sink { config: &self.config, target: &self.target, raft: &self.raft };
-        let origin = sink.fill(&leader).await?;
+        let sink = seed::Sink { config: &self.config, target: &self.target, raft: &self.raft, board: &self.board };
+        // Large data takes hours. Given up in the middle, the mark stays.
+        let origin = tokio::select! {
+            filled = Box::pin(sink.fill(&leader)) => filled?,
+            how = Self::postgres_ended(&mut self.server) => return Err(Error::Stopped(format!("PostgreSQL ended: {how}"))),
+            _ = self.shutdown.wait_for(|stop| *stop) => return Ok(Stage::Stop),
+        };
         fs::remove_file(&mark).map_err(seed::Error::File)?;
         tracing::info!(index = %origin.applied, "seeded");
         Ok(Stage::Reconcile)

@@ -1,135 +1,174 @@
-//! The leader's side of seeding: a dump at an exported snapshot, as the body of an HTTP answer.
+//! The leader's side of seeding, as HTTP.
 //!
-//! Body: length of the roles' JSON (u32, big endian), that JSON, then a `pg_dump` archive until the end. A dump that fails in the middle
-//! ends the body with an error, which HTTP carries as a broken body: the other side never takes half a dump for a whole one.
+//! | call | answer |
+//! |---|---|
+//! | `POST /v1/seed?node=N` | the plan of a filling of node N, which is open from now on |
+//! | `GET /v1/seed/schema?id=I` | everything but rows: an archive of `pg_dump` |
+//! | `GET /v1/seed/rows?id=I&piece=P&form=binary` | rows of a piece of the plan, as COPY writes them |
+//! | `POST /v1/seed/end?id=I` | the filling is over |
+//!
+//! A stream that fails in the middle ends its body with an error, which HTTP carries as a broken body: the other side never takes a half for
+//! the whole. One node is filled at a time. A filling ends when its node says so, begins another, or is silent for a minute.
 
-use super::{INSTANCE_HEADER, LSN_HEADER, MARK_PREFIX};
-use crate::admin::{Body, problem};
+use super::CHUNK_TIMEOUT;
+use super::background::Background;
+use super::plan::Form;
+use super::session::{Chunk, Error, Session};
+use super::throttle::Throttle;
+use crate::admin::{Body, full, problem};
+use crate::config::Seed;
+use crate::core::pace::Limits;
 use crate::pg::connect::Target;
-use crate::pg::replication;
-use bytes::Bytes;
 use futures::stream;
+use howdah_protocol::NodeId;
 use howdah_protocol::admin::Role;
-use howdah_protocol::{InstanceId, Lsn};
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Frame;
-use hyper::{Response, StatusCode};
+use hyper::{Method, Response, StatusCode};
+use std::future::Future;
 use std::io;
 use std::path::PathBuf;
-use std::process::Stdio;
-use std::sync::Arc;
-use tokio::io::AsyncReadExt;
-use tokio::process::{Child, ChildStdout, Command};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::sync::{Semaphore, mpsc};
 
-const CHUNK_BYTES: usize = 256 << 10;
+/// Parts of a stream that wait for the network.
+const CHUNKS_MAX: usize = 4;
+const LOOK_EVERY: Duration = Duration::from_secs(5);
 
-/// Gives dumps of this node's Postgres, one at a time.
+/// Fills other nodes from this one's Postgres, one at a time.
 #[derive(Debug, Clone)]
 pub struct Source {
     pub target: Target,
     bin_dir: PathBuf,
-    running: Arc<Semaphore>,
+    limits: Seed,
+    opening: Arc<Semaphore>,
+    running: Arc<Mutex<Option<Running>>>,
 }
 
-#[derive(Debug, thiserror::Error)]
-enum Error {
-    #[error(transparent)]
-    Connect(#[from] crate::pg::connect::Error),
-    #[error(transparent)]
-    Sql(#[from] tokio_postgres::Error),
-    #[error(transparent)]
-    Replication(#[from] replication::Error),
-    #[error("cannot run pg_dump: {0}")]
-    Dump(#[from] io::Error),
-}
-
-/// What must live until the dump has been read to its end.
-struct Dump {
-    output: ChildStdout,
-    child: Child,
-    /// The temporary slot, and with it the snapshot, ends with this connection.
-    _snapshot: replication::ExportedSlot,
-    _permit: OwnedSemaphorePermit,
+/// A filling and the thread on which it is done.
+#[derive(Debug, Clone)]
+struct Running {
+    session: Arc<Session>,
+    background: Arc<Background>,
 }
 
 impl Source {
     #[must_use]
-    pub fn new(target: Target, bin_dir: PathBuf) -> Self {
-        Self { target, bin_dir, running: Arc::new(Semaphore::new(1)) }
+    pub fn new(target: Target, bin_dir: PathBuf, limits: Seed) -> Self {
+        Self { target, bin_dir, limits, opening: Arc::new(Semaphore::new(1)), running: Arc::default() }
     }
 
-    pub(crate) async fn answer(&self, role: Role) -> Response<Body> {
+    pub(crate) async fn answer(&self, role: Role, method: &Method, path: &str, query: &str) -> Response<Body> {
+        match (method, path) {
+            (&Method::POST, "/v1/seed") => match number(query, "node") {
+                Some(node) => self.begin(role, NodeId(node)).await,
+                None => problem(StatusCode::BAD_REQUEST, "which node is to be filled?", Some("ask for /v1/seed?node=N")),
+            },
+            (&Method::GET, "/v1/seed/schema") => self.stream(query, |running, send| {
+                let bin_dir = self.bin_dir.clone();
+                async move { running.schema(&bin_dir, &send).await }
+            }),
+            (&Method::GET, "/v1/seed/rows") => {
+                let form = if value(query, "form") == Some("binary") { Form::Binary } else { Form::Text };
+                let piece = number(query, "piece").and_then(|piece| usize::try_from(piece).ok()).unwrap_or(usize::MAX);
+                self.stream(query, move |running, send| async move { running.copy(piece, form, &send).await })
+            }
+            (&Method::POST, "/v1/seed/end") => {
+                self.end(|running| number(query, "id") == Some(running.session.plan.id));
+                Response::new(full("{}"))
+            }
+            _ => problem(StatusCode::NOT_FOUND, &format!("no such call: {method} {path}"), None),
+        }
+    }
+
+    async fn begin(&self, role: Role, node: NodeId) -> Response<Body> {
         if role != Role::Leader {
             return problem(StatusCode::SERVICE_UNAVAILABLE, "only the leader seeds", Some("ask the leader"));
         }
-        let Ok(permit) = self.running.clone().try_acquire_owned() else {
-            return problem(StatusCode::SERVICE_UNAVAILABLE, "another node is being seeded", Some("try again later"));
-        };
-        match self.start(permit).await {
-            Ok(response) => response,
+        let busy = || problem(StatusCode::SERVICE_UNAVAILABLE, "another node is being seeded", Some("try again later"));
+        let Ok(_opening) = self.opening.try_acquire() else { return busy() };
+        // Whoever asks again has given up what it asked for before.
+        self.end(|running| running.session.node == node || running.session.is_idle());
+        if self.running().is_some() {
+            return busy();
+        }
+        let opened = self.open(node).await;
+        match opened {
+            Ok(running) => {
+                let plan = serde_json::to_vec(&running.session.plan).expect("a plan is plain data");
+                let id = running.session.plan.id;
+                *self.lock() = Some(running);
+                tokio::spawn(self.clone().end_when_idle(id));
+                Response::new(full(plan))
+            }
             Err(error) => problem(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string(), None),
         }
     }
 
-    async fn start(&self, permit: OwnedSemaphorePermit) -> Result<Response<Body>, Error> {
-        let client = self.target.connect("howdah-seed", "").await?;
-        let row = client.query_one("SELECT instance, howdah.roles_state()::text FROM howdah.node", &[]).await?;
-        let instance = InstanceId(row.get::<_, i64>(0).unsigned_abs());
-        let roles: String = row.get(1);
+    async fn open(&self, node: NodeId) -> Result<Running, Error> {
+        let background = Arc::new(Background::start()?);
+        let rate = |megabytes: u32| u64::from(megabytes) << 20;
+        let limits = Limits { most: rate(self.limits.megabytes_per_second), floor: rate(self.limits.megabytes_per_second_busy) };
+        let (target, connections) = (self.target.clone(), usize::from(self.limits.connections));
+        let opening = background.handle().spawn(async move { Session::open(&target, node, connections, Throttle::new(limits)).await });
+        let session = opening.await.map_err(io::Error::other)??;
+        let (tables, bytes) = (session.plan.tables.len(), session.plan.tables.iter().map(|table| table.bytes).sum::<u64>());
+        tracing::info!(%node, tables, bytes, lsn = %session.plan.lsn, "fills a node");
+        Ok(Running { session: Arc::new(session), background })
+    }
 
-        let snapshot = replication::export_slot(&self.target, "howdah_seed").await?;
-        client.execute("SELECT pg_logical_emit_message(true, $1::text, '')", &[&MARK_PREFIX]).await?;
+    fn stream<F>(&self, query: &str, work: impl FnOnce(Arc<Session>, mpsc::Sender<Chunk>) -> F) -> Response<Body>
+    where
+        F: Future<Output = Result<(), Error>> + Send + 'static,
+    {
+        let Some(running) = self.running().filter(|running| number(query, "id") == Some(running.session.plan.id)) else {
+            return problem(StatusCode::GONE, "this filling is over", Some("begin anew"));
+        };
+        let Some(permit) = running.session.stream() else {
+            return problem(StatusCode::SERVICE_UNAVAILABLE, "this filling has all the streams that it may have", None);
+        };
+        let (send, receive) = mpsc::channel(CHUNKS_MAX);
+        let work = work(running.session.clone(), send.clone());
+        running.background.spawn(async move {
+            let _permit = permit;
+            if let Err(error) = work.await {
+                tracing::warn!(%error, "a stream of a filling broke off");
+                // Where nobody takes it, it is broken already.
+                drop(tokio::time::timeout(CHUNK_TIMEOUT, send.send(Err(io::Error::other(error.to_string())))).await);
+            }
+        });
+        let chunks = stream::unfold(receive, |mut receive| async move { Some((receive.recv().await?.map(Frame::data), receive)) });
+        Response::new(StreamBody::new(chunks).boxed_unsync())
+    }
 
-        let mut command = Command::new(self.bin_dir.join("pg_dump"));
-        command
-            .args(["--format=custom", "--compress=1", "--exclude-schema=howdah", "--no-publications", "--no-subscriptions"])
-            .arg(format!("--snapshot={}", snapshot.snapshot))
-            .args(["--host", &self.target.host.display().to_string(), "--port", &self.target.port.to_string()])
-            .args(["--username", &self.target.user, "--dbname", &self.target.database])
-            .env("PGOPTIONS", "-c statement_timeout=0")
-            .env("PGPASSWORD", self.target.password.as_deref().unwrap_or_default())
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::inherit())
-            .kill_on_drop(true);
-        let mut child = command.spawn()?;
-        let output = child.stdout.take().ok_or_else(|| io::Error::other("pg_dump has no output"))?;
-        let mut head = u32::try_from(roles.len()).map_err(io::Error::other)?.to_be_bytes().to_vec();
-        head.extend_from_slice(roles.as_bytes());
-        let lsn = snapshot.consistent;
-        Ok(response(instance, lsn, head, Dump { output, child, _snapshot: snapshot, _permit: permit }))
+    async fn end_when_idle(self, id: u64) {
+        while self.running().is_some_and(|running| running.session.plan.id == id) {
+            tokio::time::sleep(LOOK_EVERY).await;
+            self.end(|running| running.session.is_idle());
+        }
+    }
+
+    fn end(&self, which: impl FnOnce(&Running) -> bool) {
+        let ended = self.lock().take_if(|running| which(running));
+        if let Some(running) = ended {
+            tracing::info!(node = %running.session.node, "the filling of a node is over");
+        }
+    }
+
+    fn running(&self) -> Option<Running> {
+        self.lock().clone()
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Option<Running>> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn response(instance: InstanceId, lsn: Lsn, head: Vec<u8>, dump: Dump) -> Response<Body> {
-    let first = Some(Bytes::from(head));
-    let chunks = stream::unfold((first, Some(dump)), |(head, dump)| async move {
-        let mut dump = dump?;
-        if let Some(head) = head {
-            return Some((Ok(Frame::data(head)), (None, Some(dump))));
-        }
-        match next_chunk(&mut dump).await {
-            Ok(Some(chunk)) => Some((Ok(Frame::data(chunk)), (None, Some(dump)))),
-            Ok(None) => None,
-            Err(error) => Some((Err(error), (None, None))),
-        }
-    });
-    Response::builder()
-        .header(LSN_HEADER, lsn.to_string())
-        .header(INSTANCE_HEADER, instance.to_string())
-        .body(StreamBody::new(chunks).boxed_unsync())
-        .expect("both headers are plain ASCII")
+fn value<'a>(query: &'a str, name: &str) -> Option<&'a str> {
+    query.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='))
 }
 
-/// The next part of the dump; none when pg_dump has ended well.
-async fn next_chunk(dump: &mut Dump) -> io::Result<Option<Bytes>> {
-    let mut chunk = vec![0; CHUNK_BYTES];
-    let len = dump.output.read(&mut chunk).await?;
-    if len > 0 {
-        chunk.truncate(len);
-        return Ok(Some(chunk.into()));
-    }
-    let status = dump.child.wait().await?;
-    if status.success() { Ok(None) } else { Err(io::Error::other(format!("pg_dump ended with {status}"))) }
+fn number(query: &str, name: &str) -> Option<u64> {
+    value(query, name)?.parse().ok()
 }

@@ -57,6 +57,7 @@ impl Group {
             sql_address: format!("127.0.0.1:{}", postgres().port),
             admin_address: address.clone(),
             detail: String::new(),
+            seeding: None,
             verified: None,
             trouble: None,
         });

@@ -1,0 +1,184 @@
+//! One filling, on the leader: the snapshot that all its streams share, the locks that keep it true, and the plan.
+//!
+//! A transaction (the keeper) holds the snapshot of a temporary slot, and with it an ACCESS SHARE lock on every table that is copied: so nobody rewrites,
+//! empties or drops one meanwhile, which would show through the snapshot. Between the snapshot and the locks somebody may have; that
+//! is looked for, and then the attempt is void. The slot itself is gone before the first row is copied, so that it holds no WAL back.
+
+use super::plan::{self, Form, Plan};
+use super::throttle::Throttle;
+use super::{CHUNK_TIMEOUT, MARK_PREFIX, OPTIONS};
+use crate::pg::connect::{self, Target};
+use crate::pg::replication;
+use bytes::{Bytes, BytesMut};
+use futures::TryStreamExt;
+use howdah_protocol::{InstanceId, NodeId};
+use std::io;
+use std::path::Path;
+use std::pin::pin;
+use std::process::Stdio;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::io::AsyncReadExt;
+use tokio::process::Command;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::time::Instant;
+use tokio_postgres::Client;
+
+const CHUNK_BYTES: usize = 256 << 10;
+/// A filling of which nothing was heard for this long is over.
+const IDLE_MAX: Duration = Duration::from_secs(60);
+const SOURCE_NAME: &str = "howdah-seed-source";
+
+pub(super) type Chunk = io::Result<Bytes>;
+
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Error {
+    #[error(transparent)]
+    Connect(#[from] connect::Error),
+    #[error(transparent)]
+    Sql(#[from] tokio_postgres::Error),
+    #[error(transparent)]
+    Replication(#[from] replication::Error),
+    #[error("cannot run pg_dump: {0}")]
+    Dump(#[from] io::Error),
+    #[error("a table was rewritten while the snapshot was taken")]
+    Rewritten,
+    #[error("there is no such piece")]
+    NoPiece,
+    #[error("the joining node has gone, or takes nothing any more")]
+    Gone,
+}
+
+#[derive(Debug)]
+pub(super) struct Session {
+    pub(super) node: NodeId,
+    pub(super) plan: Plan,
+    target: Target,
+    snapshot: String,
+    throttle: Throttle,
+    streams: Arc<Semaphore>,
+    streams_max: usize,
+    used: Mutex<Instant>,
+    /// The snapshot and the locks end with this connection.
+    _keeper: Client,
+}
+
+impl Session {
+    pub(super) async fn open(target: &Target, node: NodeId, connections: usize, throttle: Throttle) -> Result<Self, Error> {
+        let session = target.connect(SOURCE_NAME, "").await?;
+        let row = session
+            .query_one("SELECT instance, howdah.roles_state()::text, current_setting('server_version_num')::int FROM howdah.node", &[])
+            .await?;
+        let instance = InstanceId(row.get::<_, i64>(0).unsigned_abs());
+        let slot = replication::export_slot(target, "howdah_seed").await?;
+        session.execute("SELECT pg_logical_emit_message(true, $1::text, '')", &[&MARK_PREFIX]).await?;
+
+        let keeper = target.connect(SOURCE_NAME, &format!("{OPTIONS} -c lock_timeout=10s")).await?;
+        keeper.batch_execute(&begin(&slot.snapshot)).await?;
+        if let Some(lock) = plan::lock(&keeper).await? {
+            keeper.batch_execute(&lock).await?;
+        }
+        let (tables, rewritten) = plan::tables(&keeper).await?;
+        if rewritten {
+            return Err(Error::Rewritten);
+        }
+        let sequences = plan::sequences(&keeper).await?;
+        let snapshot = keeper.query_one("SELECT pg_catalog.pg_export_snapshot()", &[]).await?.get(0);
+        let plan = Plan {
+            id: rand::random::<u64>() >> 1,
+            lsn: slot.consistent,
+            instance,
+            version: row.get::<_, i32>(2).unsigned_abs() / 10_000,
+            connections,
+            roles: row.get(1),
+            pieces: plan::pieces(&tables),
+            tables,
+            sequences,
+        };
+        // One more than the pieces need: the schema.
+        let streams_max = connections + 1;
+        Ok(Self {
+            node,
+            plan,
+            target: target.clone(),
+            snapshot,
+            throttle,
+            streams: Arc::new(Semaphore::new(streams_max)),
+            streams_max,
+            used: Mutex::new(Instant::now()),
+            _keeper: keeper,
+        })
+    }
+
+    /// Leave for one more stream; none where there are as many as there may be.
+    pub(super) fn stream(&self) -> Option<OwnedSemaphorePermit> {
+        self.touch();
+        self.streams.clone().try_acquire_owned().ok()
+    }
+
+    fn touch(&self) {
+        *self.used.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    }
+
+    pub(super) fn is_idle(&self) -> bool {
+        let used = *self.used.lock().unwrap_or_else(PoisonError::into_inner);
+        self.streams.available_permits() == self.streams_max && used.elapsed() > IDLE_MAX
+    }
+
+    /// Rows of one piece, as COPY writes them.
+    pub(super) async fn copy(&self, piece: usize, form: Form, send: &mpsc::Sender<Chunk>) -> Result<(), Error> {
+        let piece = self.plan.pieces.get(piece).ok_or(Error::NoPiece)?;
+        let client = self.target.connect(SOURCE_NAME, OPTIONS).await?;
+        client.batch_execute(&begin(&self.snapshot)).await?;
+        let mut rows = pin!(client.copy_out(&self.plan.tables[piece.table].copy_out(piece, form)).await?);
+        let mut gathered = BytesMut::with_capacity(2 * CHUNK_BYTES);
+        while let Some(row) = rows.try_next().await? {
+            gathered.extend_from_slice(&row);
+            if gathered.len() >= CHUNK_BYTES {
+                self.pass_on(gathered.split().freeze(), send).await?;
+            }
+        }
+        self.pass_on(gathered.freeze(), send).await
+    }
+
+    async fn pass_on(&self, chunk: Bytes, send: &mpsc::Sender<Chunk>) -> Result<(), Error> {
+        self.throttle.take(chunk.len()).await;
+        self.touch();
+        match tokio::time::timeout(CHUNK_TIMEOUT, send.send(Ok(chunk))).await {
+            Ok(Ok(())) => Ok(()),
+            _ => Err(Error::Gone),
+        }
+    }
+
+    /// Everything but rows and the values of sequences, as an archive of `pg_dump`.
+    pub(super) async fn schema(&self, bin_dir: &Path, send: &mpsc::Sender<Chunk>) -> Result<(), Error> {
+        let mut command = Command::new(bin_dir.join("pg_dump"));
+        command
+            .args(["--format=custom", "--section=pre-data", "--section=post-data"])
+            .args(["--exclude-schema=howdah", "--no-publications", "--no-subscriptions"])
+            .arg(format!("--snapshot={}", self.snapshot))
+            .args(["--host", &self.target.host.display().to_string(), "--port", &self.target.port.to_string()])
+            .args(["--username", &self.target.user, "--dbname", &self.target.database])
+            .env("PGOPTIONS", "-c statement_timeout=0")
+            .env("PGPASSWORD", self.target.password.as_deref().unwrap_or_default())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::inherit())
+            .kill_on_drop(true);
+        let mut child = command.spawn()?;
+        let mut output = child.stdout.take().ok_or_else(|| io::Error::other("pg_dump has no output"))?;
+        loop {
+            let mut chunk = BytesMut::with_capacity(CHUNK_BYTES);
+            if output.read_buf(&mut chunk).await? == 0 {
+                break;
+            }
+            self.pass_on(chunk.freeze(), send).await?;
+        }
+        let status = child.wait().await?;
+        if status.success() { Ok(()) } else { Err(io::Error::other(format!("it ended with {status}")).into()) }
+    }
+}
+
+fn begin(snapshot: &str) -> String {
+    format!("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT '{snapshot}'")
+}
