@@ -21,7 +21,7 @@
 //! at a new cut (`repair/source.rs`, as an ex-leader does), goes on to it, and replaces them there in one transaction. Readers of the node
 //! see its old rows or the leader's, at one position. A failure anywhere leaves the rows as they were. It is compared again afterwards.
 //!
-//! Bounded: statements by time, listed rows by number, a hold by [`HOLD_MAX`], one comparison at a time. The snapshots live as long as the
+//! Bounded: statements by time, listed rows by number, a hold by `HOLD_MAX`, one comparison at a time. The snapshots live as long as the
 //! comparison and keep vacuum from what they see; table locks (ACCESS SHARE) only while one table is looked at.
 //!
 //! Must never: judge what DDL or TRUNCATE changed between the snapshot and the look; such a table is told as unsettled.

@@ -4,7 +4,7 @@
 //! see that, so the node itself must, within a bound, and leave leading to others.
 //!
 //! - Each symptom has a limit. Below it nothing happens: a busy machine is slow now and then.
-//! - What was found keeps the node from leading for [`REST_MS`] behind the last symptom; so leadership does not go back and forth with a disk that
+//! - What was found keeps the node from leading for `REST_MS` behind the last symptom; so leadership does not go back and forth with a disk that
 //!   is slow every few seconds, and people have the time to read why.
 
 use std::collections::VecDeque;
