@@ -3,6 +3,7 @@
 
 pub mod chaos;
 pub mod check;
+pub mod disk;
 pub mod history;
 pub mod nemesis;
 pub mod workload;
