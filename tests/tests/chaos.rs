@@ -43,11 +43,11 @@ async fn the_network_parts_and_no_promise_is_broken() -> Result<()> {
     Ok(())
 }
 
-/// Each kind of disk fault once: half a minute is enough for the six of them on a machine that has nothing else to do.
+/// Of the log, of Postgres, of both: half a minute is enough for the six kinds on a machine that has nothing else to do.
 #[tokio::test(flavor = "multi_thread")]
 async fn disks_are_slow_and_full_and_no_promise_is_broken() -> Result<()> {
     let _turn = TURN.lock().await;
-    let report = chaos::run(&options(Duration::from_secs(40), Fault::DISK, false)).await?;
+    let report = chaos::run(&options(Duration::from_secs(30), Fault::DISK, false)).await?;
     ensure!(!report.violated(), "seed {SEED}:\n{}", report.markdown("chaos"));
     let done = |event: &&Event| matches!(event.strike, Strike::Proven(_) | Strike::Skipped(_));
     let done = report.events.iter().filter(done).count();
@@ -63,7 +63,7 @@ async fn nodes_come_and_go_between_partitions() -> Result<()> {
         println!("skipped: {why}");
         return Ok(());
     }
-    let report = chaos::run(&options(Duration::from_secs(25), &[Fault::ReplaceNode, Fault::LeaderAlone], true)).await?;
+    let report = chaos::run(&options(Duration::from_secs(20), &[Fault::ReplaceNode, Fault::LeaderAlone], true)).await?;
     ensure!(!report.violated(), "seed {SEED}:\n{}", report.markdown("chaos"));
     ensure!(report.proven(Fault::ReplaceNode) > 0, "no node was replaced:\n{}", report.markdown("chaos"));
     Ok(())
