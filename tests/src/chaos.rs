@@ -19,7 +19,6 @@ use crate::workload::{Shared, Workloads};
 use crate::{Fixture, PATIENCE};
 use anyhow::{Context, Result};
 use howdah_ctl::admin;
-use howdah_ctl::cluster::Cluster;
 use howdah_protocol::admin::Role;
 use rand::Rng;
 use std::cell::RefCell;
@@ -117,16 +116,12 @@ async fn world(options: &Options, report: &mut Report) -> Result<World> {
         cluster.hosts = hosts;
         shimmed = disks.as_ref().map_or(Ok(()), |disks| disks.put_under(cluster));
     };
-    let prepare = |cluster: &Cluster| match &disks {
-        Some(disks) => cluster.info().nodes.iter().try_for_each(|node| disks.make(cluster, node.id)),
-        None => Ok(()),
-    };
-    let mut fixture = Fixture::start_prepared(change, prepare).await?;
+    let prepare = |fixture: &mut Fixture| disks.as_ref().map_or(Ok(()), |disks| disks.make_all(fixture));
+    let fixture = Fixture::start_prepared(change, prepare).await?;
     shimmed.context("putting a shim under the nodes")?;
     if let Some(disks) = &disks {
         report.notes.extend(disks.why_not_slow().map(|why| format!("no slow disks: {why}")));
         report.notes.extend(disks.why_not_full().map(|why| format!("no full disks: {why}")));
-        fixture.keep_beside(Arc::clone(disks));
     }
     Ok(World { disks, fixture, network })
 }

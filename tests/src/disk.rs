@@ -13,13 +13,14 @@ mod volume;
 pub use shim::{Disk, Order, Shim, Struck, heal, struck, tell};
 pub use volume::Volume;
 
+use crate::Fixture;
 use anyhow::{Context, Result};
 use howdah_ctl::cluster::{Cluster, Options};
 use howdah_protocol::NodeId;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 #[derive(Debug)]
 struct Volumes {
@@ -28,13 +29,23 @@ struct Volumes {
     postgres: Volume,
 }
 
-/// The disks of a cluster's nodes. Goes after the cluster, and before its folder.
+/// The disks of a cluster's nodes.
 #[derive(Debug)]
 pub struct Disks {
     shim: Result<Shim, String>,
     /// Why no disk can be full here.
     no_volumes: Option<String>,
     volumes: Mutex<BTreeMap<NodeId, Volumes>>,
+}
+
+/// Unmounts them with the value, whoever still knows them: after the cluster, and before the folder that they are in.
+#[derive(Debug)]
+struct Mounts(Arc<Disks>);
+
+impl Drop for Mounts {
+    fn drop(&mut self) {
+        self.0.lock().clear();
+    }
 }
 
 impl Disks {
@@ -61,6 +72,12 @@ impl Disks {
 
     pub fn put_under(&self, options: &mut Options) -> Result<()> {
         self.shim.as_ref().map_or(Ok(()), |shim| shim.put_under(options))
+    }
+
+    /// Under every node of a cluster that was never started.
+    pub fn make_all(self: &Arc<Self>, fixture: &mut Fixture) -> Result<()> {
+        fixture.keep_beside(Mounts(Arc::clone(self)));
+        fixture.nodes().into_iter().try_for_each(|node| self.make(fixture, node))
     }
 
     /// For a node that is about to start for the first time.

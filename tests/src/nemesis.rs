@@ -42,7 +42,7 @@ pub enum Strike {
 /// What there is to break.
 #[derive(Debug)]
 pub struct World {
-    /// The fixture keeps them too, until its cluster is gone.
+    /// The fixture unmounts them when its cluster is gone.
     pub disks: Option<Arc<Disks>>,
     // The cluster goes before the network that it runs in.
     pub fixture: Fixture,

@@ -131,9 +131,7 @@ async fn a_leader_whose_disk_is_full_hands_over_and_says_why() -> Result<()> {
         println!("skipped: {why}");
         return Ok(());
     }
-    let mut fixture = Fixture::start_prepared(|_| {}, |cluster| disks.make(cluster, node)).await?;
-    // Postgres is found by the folder that it runs in, so the disk stays there until it is gone.
-    fixture.keep_beside(Arc::clone(&disks));
+    let fixture = Fixture::start_prepared(|_| {}, |fixture| disks.make_all(fixture)).await?;
     table(&fixture).await?;
     let leader = fixture.leader().await?;
     if leader != node {
