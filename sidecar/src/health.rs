@@ -62,6 +62,7 @@ impl Watcher {
     async fn look(&self, pulse: &watch::Receiver<Pulse>) {
         let (start, mut health) = (Instant::now(), Health::default());
         let mut known: Option<String> = None;
+        let mut fit = health.fit();
         loop {
             sleep(LOOK_EVERY).await;
             let signs = Signs { postgres: pulse.borrow().clone(), log_write_ms: millis(self.raft.slowest_write()), free: self.fullest() };
@@ -71,8 +72,11 @@ impl Watcher {
                     Some(trouble) => tracing::error!(trouble, "this node leaves leading to others"),
                     None => tracing::info!("this node is well again, and may lead"),
                 }
-                self.raft.set_well(trouble.is_none());
                 known.clone_from(&trouble);
+            }
+            if health.fit() != fit {
+                fit = health.fit();
+                self.raft.set_health(fit);
             }
             self.tell(trouble);
         }

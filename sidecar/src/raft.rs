@@ -49,7 +49,7 @@ mod wire;
 mod tests;
 
 pub use error::{Error, ProposeError, ReadError, TransferError};
-pub use fitness::Fit;
+pub use fitness::Condition;
 pub use handle::Handle;
 pub use machine::Decided;
 pub use node::open;

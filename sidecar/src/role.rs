@@ -34,6 +34,7 @@ use crate::admin::Command;
 use crate::apply;
 use crate::capture;
 use crate::config::{Config, Mode};
+use crate::core::health::Fit;
 use crate::pg::access::Access;
 use crate::pg::connect::Target;
 use crate::pg::schema;
@@ -168,7 +169,7 @@ impl Manager {
                 return result.map(|_| ());
             }
             if let Some(fit) = fitness_after(&result) {
-                self.raft.set_ready(fit);
+                self.raft.set_stage(fit);
             }
             if entered.elapsed() > RETRY_PAUSE_MAX {
                 pause = RETRY_PAUSE;
@@ -301,7 +302,7 @@ impl Manager {
                 Err(_) => tracing::warn!("no hand-over in time"),
             }
         }
-        self.raft.set_ready(false);
+        self.raft.set_stage(Fit::Unable);
         let closed = self.demote().await;
         if let Err(error) = closed {
             tracing::warn!(%error, "clients are ended by the stop of PostgreSQL");

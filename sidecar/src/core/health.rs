@@ -7,6 +7,7 @@
 //! - What was found keeps the node from leading for `REST_MS` behind the last symptom; so leadership does not go back and forth with a disk that
 //!   is slow every few seconds, and people have the time to read why.
 
+use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 use std::fmt;
 
@@ -24,6 +25,16 @@ const FREE_BYTES_MIN: u64 = 32 << 20;
 const SILENCES_MAX: u32 = 3;
 /// How long a node without symptoms still does not lead.
 const REST_MS: u64 = 30_000;
+
+/// How well a node can lead. Leadership is handed on to a node that can do better, and to no other: among equals it would go round.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Fit {
+    /// It cannot open its Postgres, or cannot write: while it leads, nobody is served.
+    Unable,
+    /// It would serve, but slowly, or not for long, or it does not know yet: its disk is slow, it was in trouble a moment ago, or it has just started.
+    Doubtful,
+    Fit,
+}
 
 /// What Postgres did with the last question.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -56,6 +67,15 @@ pub enum Trouble {
     DiskFull { folder: String, bytes: u64 },
 }
 
+impl Trouble {
+    const fn leaves(&self) -> Fit {
+        match self {
+            Self::DiskSlow { .. } => Fit::Doubtful,
+            Self::PostgresSilent | Self::PostgresCannotWrite(_) | Self::DiskFull { .. } => Fit::Unable,
+        }
+    }
+}
+
 impl fmt::Display for Trouble {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -75,13 +95,16 @@ pub struct Health {
     slow: VecDeque<(u64, u64)>,
     trouble: Option<Trouble>,
     last_symptom_ms: u64,
+    fit: Option<Fit>,
 }
 
 impl Health {
     /// What keeps this node from leading, if anything does.
     pub fn look(&mut self, now_ms: u64, signs: &Signs) -> Option<&Trouble> {
+        self.fit = None;
         if let Some(found) = self.symptom(now_ms, signs) {
             self.last_symptom_ms = now_ms;
+            self.fit = Some(found.leaves());
             let known = self.trouble.as_ref().is_some_and(|old| std::mem::discriminant(old) == std::mem::discriminant(&found));
             if !known {
                 self.trouble = Some(found);
@@ -90,6 +113,14 @@ impl Health {
             self.trouble = None;
         }
         self.trouble.as_ref()
+    }
+
+    /// As far as the last look says.
+    #[must_use]
+    pub fn fit(&self) -> Fit {
+        // Without a symptom it only rests.
+        let rests = if self.trouble.is_some() { Fit::Doubtful } else { Fit::Fit };
+        self.fit.unwrap_or(rests)
     }
 
     fn symptom(&mut self, now_ms: u64, signs: &Signs) -> Option<Trouble> {
@@ -177,6 +208,20 @@ mod tests {
         assert!(again.is_some_and(|text| text.contains("7 MiB")));
         assert!(health.look(2_000 + REST_MS - 1, &Signs::default()).is_some());
         assert_eq!(health.look(2_000 + REST_MS, &Signs::default()), None);
+    }
+
+    #[test]
+    fn a_node_in_trouble_can_less_than_one_that_is_slow_or_rests() {
+        let mut health = Health::default();
+        assert_eq!(health.fit(), Fit::Fit);
+        health.look(0, &free(0));
+        assert_eq!(health.fit(), Fit::Unable);
+        health.look(500, &writing(3_000));
+        assert_eq!(health.fit(), Fit::Doubtful);
+        health.look(1_000, &Signs::default());
+        assert_eq!(health.fit(), Fit::Doubtful, "it rests");
+        health.look(1_000 + REST_MS, &Signs::default());
+        assert_eq!(health.fit(), Fit::Fit);
     }
 
     #[test]

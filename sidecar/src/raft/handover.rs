@@ -1,10 +1,11 @@
 //! Leadership goes from one living node to another: on request, or because the node that has it is not fit to lead.
 
 use super::error::{Error, TransferError};
-use super::fitness::{Candidate, Fit, successor};
+use super::fitness::{Candidate, Condition, successor};
 use super::handle::Handle;
 use super::link::Purpose;
 use super::types::{LeaderId, Vote};
+use crate::core::health::Fit;
 use futures::future;
 use howdah_protocol::{LogIndex, NodeId, Term};
 use openraft::async_runtime::watch::WatchReceiver;
@@ -13,7 +14,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-/// A node that does not say within this whether it is fit is taken for unfit.
+/// A node that does not say within this how fit it is cannot lead.
 const FIT_WAIT_MAX: Duration = Duration::from_millis(250);
 
 /// From the order to hand over until another node leads, or the attempt has failed or was given up.
@@ -35,36 +36,37 @@ impl Drop for Yielding<'_> {
 impl Handle {
     /// Whether this node's stage lets it lead soon. One that may not still votes and counts for the majority; it does not stand for election by
     /// itself, and others do not hand over to it unless they are told to, or there is nobody else.
-    pub fn set_ready(&self, ready: bool) {
-        self.change_fitness(|fit| fit.ready = ready);
+    pub fn set_stage(&self, stage: Fit) {
+        self.change_condition(|condition| condition.stage = stage);
     }
 
-    /// Whether nothing is wrong with this node's Postgres and disks: says the same as [`Self::set_ready`], for another reason.
-    pub fn set_well(&self, well: bool) {
-        self.change_fitness(|fit| fit.well = well);
+    /// Whether this node's Postgres and disks let it lead: says the same as [`Self::set_stage`], for another reason.
+    pub fn set_health(&self, health: Fit) {
+        self.change_condition(|condition| condition.health = health);
     }
 
-    fn change_fitness(&self, change: impl FnOnce(&mut Fit)) {
+    fn change_condition(&self, change: impl FnOnce(&mut Condition)) {
         self.inner.fitness.change(change);
-        self.inner.raft.runtime_config().elect(self.inner.fitness.is_fit());
+        self.inner.raft.runtime_config().elect(self.inner.fitness.condition().stands());
     }
 
     #[must_use]
-    pub fn fit(&self) -> watch::Receiver<Fit> {
+    pub fn condition(&self) -> watch::Receiver<Condition> {
         self.inner.fitness.watch()
     }
 
     /// Stands for election unless a leader was heard of just now; neither a leader nor its term is disturbed.
     ///
-    /// An unfit node must do so now and then: it may be the only one with the whole log, without which no fit node can be elected.
+    /// A node that leaves leading to others must do so now and then: it may be the only one with the whole log, without which no other can be elected.
     pub async fn stand_if_leaderless(&self) -> Result<(), Error> {
         self.inner.raft.trigger().elect(true).await.map_err(|fatal| Error::Stopped(fatal.to_string()))
     }
 
-    /// Hands the leadership to a fit node that has the log, and to no other: among unfit nodes it would only go round.
+    /// Hands the leadership to a node that has the log and can lead better than this one, and to no other: among equals it would only go round.
     pub async fn hand_on(&self) -> Result<NodeId, TransferError> {
         self.check_leads()?;
-        let found = successor(&self.candidates().await).filter(|found| found.is_ready());
+        let mine = self.inner.fitness.fit();
+        let found = successor(&self.candidates().await).filter(|found| found.can() > mine);
         self.transfer_leader(Some(found.ok_or(TransferError::NoCandidate)?.node)).await
     }
 
@@ -121,9 +123,9 @@ impl Handle {
 
     async fn candidate(&self, node: NodeId, addr: &str, matched: LogIndex, last: LogIndex) -> Candidate {
         let client = self.inner.network.client(node.0, addr, Purpose::Control);
-        let fit = client.call::<_, bool>("fit", &(), FIT_WAIT_MAX).await.unwrap_or_else(|error| {
-            tracing::debug!(%node, %error, "does not say whether it is fit to lead");
-            false
+        let fit = client.call::<_, Fit>("fit", &(), FIT_WAIT_MAX).await.unwrap_or_else(|error| {
+            tracing::debug!(%node, %error, "does not say how fit it is to lead");
+            Fit::Unable
         });
         Candidate { node, matched, last, fit }
     }

@@ -8,7 +8,7 @@
 //! | `POST suspect` | JSON `Suspect` | JSON `Testimony` |
 //! | `POST hello` | `null` | `null`: this node would take the sender in; nothing is noted |
 //! | `POST meet` | JSON `Known` | JSON `Known`: the logs that each of the two knows |
-//! | `POST fit` | `null` | whether this node may soon lead |
+//! | `POST fit` | `null` | how well this node can soon lead |
 //!
 //! Every request names cluster, group, sender, receiver, both's logs and the secret in its headers; every answer names its node and log. A node
 //! of another cluster, or one that was given a wrong address (403), or with another log than it had (409, 410), is told so and not believed.
@@ -224,7 +224,7 @@ impl Server {
                 self.identity.roster.learn(&body_json(request).await?)?;
                 json(Ok::<_, io::Error>(self.identity.roster.known()))
             }
-            "/fit" => json(Ok::<_, io::Error>(self.fitness.is_fit())),
+            "/fit" => json(Ok::<_, io::Error>(self.fitness.fit())),
             "/snapshot" => {
                 let (head, snapshot) = decode_snapshot(body_bytes(request, SNAPSHOT_LEN_MAX + JSON_LEN_MAX).await?)?;
                 let snapshot = Snapshot { meta: head.meta, snapshot };

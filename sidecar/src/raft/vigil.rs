@@ -18,6 +18,7 @@ use super::network::Network;
 use super::server::messages::TransferRequest;
 use super::suspicion::{Claim, Decision, decide};
 use super::types::{Raft, Vote};
+use crate::core::health::Fit;
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use openraft::async_runtime::watch::WatchReceiver;
@@ -50,7 +51,7 @@ pub(crate) struct Suspect {
 pub(crate) struct Testimony {
     gone: bool,
     last: (u64, u64),
-    fit: bool,
+    fit: Fit,
 }
 
 #[derive(Debug)]
@@ -114,7 +115,7 @@ impl Vigil {
                 return;
             }
             let agreeing = self.ask(&view, suspect).await;
-            let me = Claim { node: self.node, last: view.last, fit: self.fitness.is_fit() };
+            let me = Claim { node: self.node, last: view.last, fit: self.fitness.fit() };
             let decision = decide(me, suspect.leader, &view.voters, &agreeing, turn);
             tracing::info!(leader = suspect.leader, term = suspect.term, ?agreeing, ?decision, "the leader's process is gone");
             match decision {
@@ -140,7 +141,7 @@ impl Vigil {
         } else {
             view.vote.leader_id.term <= suspect.term && self.is_gone(&view, suspect).await
         };
-        Testimony { gone, last: view.last, fit: self.fitness.is_fit() }
+        Testimony { gone, last: view.last, fit: self.fitness.fit() }
     }
 
     /// Nobody listens at the leader's port any more, or somebody who does not lead.

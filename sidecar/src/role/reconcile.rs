@@ -5,6 +5,7 @@ use crate::admin::Command;
 use crate::apply;
 use crate::capture;
 use crate::core::entry::Writer;
+use crate::core::health::Fit;
 use crate::core::role::{Beyond, Slot, Verdict, judge};
 use crate::pg::access::Access;
 use crate::pg::replication;
@@ -63,7 +64,7 @@ impl Manager {
                 Verdict::Wait => {
                     self.say(Role::Reconciling, "holds commits, or an opening, that are not decided yet; waits for a leader");
                     // It may be that leader.
-                    self.raft.set_ready(true);
+                    self.raft.set_stage(Fit::Doubtful);
                     tokio::select! {
                         _ = decided.changed() => {}
                         _ = role.changed() => {}

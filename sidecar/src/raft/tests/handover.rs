@@ -2,6 +2,7 @@
 
 use super::group::{Group, read_all};
 use super::{PATIENCE, batch, eventually, number};
+use crate::core::health::Fit;
 use crate::raft::{Timings, TransferError};
 use howdah_protocol::{LogIndex, NodeId};
 use rand::rngs::StdRng;
@@ -79,12 +80,12 @@ async fn an_unfit_leader_hands_on_to_a_fit_node() {
     let [lower, upper] = [0, 1, 2].into_iter().filter(|at| *at != leader).collect::<Vec<_>>()[..] else { panic!("two followers") };
     let term = group.handle(leader).role().borrow().term;
     for at in 0..3 {
-        group.handle(at).set_ready(false);
+        group.handle(at).set_stage(Fit::Unable);
     }
     assert_eq!(group.handle(leader).hand_on().await, Err(TransferError::NoCandidate));
     assert_eq!(group.handle(leader).role().borrow().term, term);
     // Of two equal logs the lower id would come first, were it fit.
-    group.handle(upper).set_ready(true);
+    group.handle(upper).set_stage(Fit::Fit);
     assert_eq!(group.handle(leader).hand_on().await, Ok(group.peers[upper].node));
     eventually("the fit node leads", || group.handle(upper).role().borrow().is_leader.then_some(())).await;
     // A hand-over to an unfit node is undone by that node.
@@ -92,6 +93,29 @@ async fn an_unfit_leader_hands_on_to_a_fit_node() {
     assert_eq!(group.handle(upper).transfer_leader(Some(unfit)).await, Ok(unfit));
     eventually("the unfit node leads", || group.handle(lower).role().borrow().is_leader.then_some(())).await;
     assert_eq!(group.handle(lower).hand_on().await, Ok(group.peers[upper].node));
+    group.stop_all().await;
+}
+
+/// Whoever serves slowly is better than whoever does not serve.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_that_is_unable_hands_on_to_a_slow_node_which_keeps_it_from_another_slow_one() {
+    let mut group = Group::start(3).await;
+    let leader = group.leader().await;
+    let index = group.line(leader).await.propose(batch(1, 1, 10)).await.unwrap();
+    group.wait_decided(index).await;
+    let slow = (leader + 1) % 3;
+    for at in 0..3 {
+        group.handle(at).set_stage(Fit::Fit);
+        group.handle(at).set_health(if at == leader { Fit::Unable } else { Fit::Doubtful });
+    }
+    group.handle((leader + 2) % 3).set_stage(Fit::Unable);
+    assert_eq!(group.handle(leader).hand_on().await, Ok(group.peers[slow].node));
+    eventually("the slow node leads", || group.handle(slow).role().borrow().is_leader.then_some(())).await;
+    for at in 0..3 {
+        group.handle(at).set_stage(Fit::Doubtful);
+        group.handle(at).set_health(Fit::Fit);
+    }
+    assert_eq!(group.handle(slow).hand_on().await, Err(TransferError::NoCandidate));
     group.stop_all().await;
 }
 
@@ -103,7 +127,7 @@ async fn unfit_nodes_leave_elections_to_others(early_detection: bool) {
     group.wait_decided(index).await;
     let [lower, upper] = [0, 1, 2].into_iter().filter(|at| *at != leader).collect::<Vec<_>>()[..] else { panic!("two followers") };
     let term = group.handle(leader).role().borrow().term;
-    group.handle(lower).set_ready(false);
+    group.handle(lower).set_stage(Fit::Unable);
     // A leader is not disturbed.
     group.handle(lower).stand_if_leaderless().await.unwrap();
     group.stop(leader).await;
@@ -114,7 +138,7 @@ async fn unfit_nodes_leave_elections_to_others(early_detection: bool) {
     group.wait_decided(group.handle(upper).decided().borrow().index).await;
 
     // Nobody stands by itself: time-outs pass, and the term stays.
-    group.handle(leader).set_ready(false);
+    group.handle(leader).set_stage(Fit::Unable);
     group.stop(upper).await;
     tokio::time::sleep(Timings::default().election_max * 5).await;
     for at in [lower, leader] {
