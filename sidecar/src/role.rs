@@ -119,6 +119,8 @@ pub struct Manager {
     tail: Lsn,
     gate: Option<capture::Handle>,
     repairs: repair::History,
+    /// The last filling was a follower's and failed: the next one is the leader's.
+    spares_followers: bool,
 }
 
 impl Manager {
@@ -150,6 +152,7 @@ impl Manager {
             tail: Lsn(0),
             gate: None,
             repairs: repair::History::default(),
+            spares_followers: false,
         })
     }
 

@@ -282,17 +282,20 @@ async fn where_rows_are_not_enough_the_ex_leader_is_seeded_with_the_reason() -> 
     Ok(())
 }
 
-/// A large transaction that does not end keeps the ex-leader from being filled for as long as it is wanted. Meanwhile leadership is forced
-/// upon it: it has the log, but nothing to open.
+/// A locked table on the other follower, and a large transaction on the leader that does not end, keep the ex-leader from being filled for as long as
+/// it is wanted. Meanwhile leadership is forced upon it: it has the log, but nothing to open.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_that_cannot_lead_hands_on_what_it_is_given() -> Result<()> {
     let mut cluster = Fixture::start_with(|options| {
         options.settings.insert("logical_decoding_work_mem".into(), "64kB".into());
     })
     .await?;
-    cluster.client().await?.batch_execute("CREATE TABLE t (id int PRIMARY KEY)").await?;
+    cluster.client().await?.batch_execute("CREATE TABLE t (id int PRIMARY KEY); CREATE TABLE locked (id int PRIMARY KEY)").await?;
     let unfit = diverge(&mut cluster, &["CREATE TABLE lost (id int PRIMARY KEY)"]).await?;
     let now = cluster.leader().await?;
+    let other = cluster.nodes().into_iter().find(|node| ![unfit, now].contains(node)).context("a third node")?;
+    let locker = howdah_tests::connect(&cluster.info().superuser(other).context("it is a node")?).await?;
+    locker.batch_execute("BEGIN; LOCK TABLE locked IN ACCESS EXCLUSIVE MODE").await?;
     let holder = cluster.node_client(now).await?;
     holder.batch_execute("BEGIN; INSERT INTO t SELECT generate_series(1, 20000)").await?;
     let from = log_len(&cluster, unfit)?;
@@ -309,7 +312,7 @@ async fn a_node_that_cannot_lead_hands_on_what_it_is_given() -> Result<()> {
     ensure!(begun.elapsed() < HAND_ON_MAX, "{:?}", begun.elapsed());
     let said = log(&cluster, unfit, from)?;
     ensure!(said.contains("this node cannot lead now: handed leadership on") && !said.contains("role=promoting"), "{said}");
-    drop(holder);
+    drop((holder, locker));
     cluster.wait_follower(unfit, PATIENCE * 2).await?;
     cluster.assert_identical(&["public.t"]).await
 }

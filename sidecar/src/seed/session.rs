@@ -1,17 +1,19 @@
-//! One filling, on the leader: the snapshot that all its streams share, the locks that keep it true, and the plan.
+//! One filling, on the node that gives its rows: the snapshot that all its streams share, the locks that keep it true, and the plan.
 //!
-//! A transaction (the keeper) holds the snapshot of a temporary slot, and with it an ACCESS SHARE lock on every table that is copied: so nobody rewrites,
-//! empties or drops one meanwhile, which would show through the snapshot. Between the snapshot and the locks somebody may have; that
-//! is looked for, and then the attempt is void. The slot itself is gone before the first row is copied, so that it holds no WAL back.
+//! A transaction (the keeper) holds the snapshot, and with it an ACCESS SHARE lock on every table that is copied: so nobody rewrites, empties or
+//! drops one meanwhile, which would show through the snapshot. Between the snapshot and the locks somebody may have; that is looked for, and then
+//! the attempt is void. A follower whose applier waits for such a lock ends the keeper after a while, and so the attempt.
 
+use super::keeper::{Keeper, begin};
 use super::plan::{self, Form, Plan};
 use super::throttle::Throttle;
-use super::{CHUNK_TIMEOUT, MARK_PREFIX, OPTIONS};
+use super::{CHUNK_TIMEOUT, OPTIONS};
+use crate::apply;
 use crate::pg::connect::{self, Target};
 use crate::pg::replication;
 use bytes::{Bytes, BytesMut};
 use futures::TryStreamExt;
-use howdah_protocol::{InstanceId, NodeId};
+use howdah_protocol::NodeId;
 use std::io;
 use std::path::Path;
 use std::pin::pin;
@@ -27,7 +29,7 @@ use tokio_postgres::Client;
 const CHUNK_BYTES: usize = 256 << 10;
 /// A filling of which nothing was heard for this long is over.
 const IDLE_MAX: Duration = Duration::from_secs(60);
-const SOURCE_NAME: &str = "howdah-seed-source";
+pub(super) const SOURCE_NAME: &str = "howdah-seed-source";
 
 pub(super) type Chunk = io::Result<Bytes>;
 
@@ -39,6 +41,10 @@ pub(super) enum Error {
     Sql(#[from] tokio_postgres::Error),
     #[error(transparent)]
     Replication(#[from] replication::Error),
+    #[error(transparent)]
+    Apply(#[from] apply::Error),
+    #[error("this node's rows are not to be given on: {0}")]
+    Unfit(String),
     #[error("cannot run pg_dump: {0}")]
     Dump(#[from] io::Error),
     #[error("a table was rewritten while the snapshot was taken")]
@@ -64,17 +70,8 @@ pub(super) struct Session {
 }
 
 impl Session {
-    pub(super) async fn open(target: &Target, node: NodeId, connections: usize, throttle: Throttle) -> Result<Self, Error> {
-        let session = target.connect(SOURCE_NAME, "").await?;
-        let row = session
-            .query_one("SELECT instance, howdah.roles_state()::text, current_setting('server_version_num')::int FROM howdah.node", &[])
-            .await?;
-        let instance = InstanceId(row.get::<_, i64>(0).unsigned_abs());
-        let slot = replication::export_slot(target, "howdah_seed").await?;
-        session.execute("SELECT pg_logical_emit_message(true, $1::text, '')", &[&MARK_PREFIX]).await?;
-
-        let keeper = target.connect(SOURCE_NAME, &format!("{OPTIONS} -c lock_timeout=10s")).await?;
-        keeper.batch_execute(&begin(&slot.snapshot)).await?;
+    pub(super) async fn open(target: &Target, node: NodeId, connections: usize, throttle: Throttle, keeper: Keeper) -> Result<Self, Error> {
+        let Keeper { client: keeper, position, node: giver } = keeper;
         if let Some(lock) = plan::lock(&keeper).await? {
             keeper.batch_execute(&lock).await?;
         }
@@ -86,11 +83,11 @@ impl Session {
         let snapshot = keeper.query_one("SELECT pg_catalog.pg_export_snapshot()", &[]).await?.get(0);
         let plan = Plan {
             id: rand::random::<u64>() >> 1,
-            lsn: slot.consistent,
-            instance,
-            version: row.get::<_, i32>(2).unsigned_abs() / 10_000,
+            position,
+            instance: giver.instance,
+            version: giver.version,
             connections,
-            roles: row.get(1),
+            roles: giver.roles,
             pieces: plan::pieces(&tables),
             tables,
             sequences,
@@ -177,8 +174,4 @@ impl Session {
         let status = child.wait().await?;
         if status.success() { Ok(()) } else { Err(io::Error::other(format!("it ended with {status}")).into()) }
     }
-}
-
-fn begin(snapshot: &str) -> String {
-    format!("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT '{snapshot}'")
 }
