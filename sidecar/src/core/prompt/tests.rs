@@ -1,3 +1,5 @@
+//! A leader and its followers on paper: who is sent to at once, who at a pace.
+
 use super::*;
 
 /// A leader, node 1, and a clock.
