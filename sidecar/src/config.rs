@@ -42,6 +42,9 @@ pub struct Config {
     /// How often the leader compares all nodes without being asked, in seconds; 0 for never.
     #[serde(default = "default_verify_interval_s")]
     pub verify_interval_s: u64,
+    /// A follower's sessions that hold apply up for longer (a reader in front of DDL, a node that is filled from it) are ended, in seconds.
+    #[serde(default = "default_apply_delay_max_s")]
+    pub apply_delay_max_s: u64,
     #[serde(default)]
     pub seed: Seed,
     #[serde(default)]
@@ -166,6 +169,11 @@ fn default_verify_interval_s() -> u64 {
     86_400
 }
 
+/// As long as a hot standby's `max_standby_streaming_delay`.
+fn default_apply_delay_max_s() -> u64 {
+    30
+}
+
 fn default_os_user() -> String {
     "postgres".to_owned()
 }
@@ -222,6 +230,9 @@ impl Config {
         }
         if self.log_age_max_s == 0 {
             return Err("log_age_max_s: at least 1".into());
+        }
+        if self.apply_delay_max_s == 0 {
+            return Err("apply_delay_max_s: at least 1".into());
         }
         self.seed.check()?;
         for name in self.postgres.settings.keys() {

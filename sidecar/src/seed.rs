@@ -51,6 +51,8 @@ mod session;
 mod sink;
 mod source;
 mod start;
+#[cfg(test)]
+mod tests;
 mod throttle;
 
 pub(crate) use sink::header;

@@ -247,33 +247,98 @@ async fn a_follower_fills_a_node_under_load() -> Result<()> {
     cluster.assert_identical(&["public.keyless", "public.large"]).await
 }
 
+/// A leader, a follower that gives its rows, and a node that gets them and is in the middle of it.
+struct Filling {
+    cluster: Fixture,
+    leader: NodeId,
+    giver: NodeId,
+    empty: NodeId,
+}
+
+impl Filling {
+    async fn begin(megabytes_per_second: i64) -> Result<Self> {
+        let mut cluster = Fixture::start_with(|options| {
+            options.nodes = 3;
+            options.sidecar.insert("seed".to_owned(), slow(megabytes_per_second));
+            options.sidecar.insert("apply_delay_max_s".to_owned(), 1.into());
+        })
+        .await?;
+        let client = cluster.client().await?;
+        client.batch_execute("CREATE TABLE t (id int PRIMARY KEY, filler text)").await?;
+        client.batch_execute("INSERT INTO t SELECT i, repeat('x', 200) FROM generate_series(1, 60000) i").await?;
+        client.batch_execute("CREATE TABLE keyless (a int); INSERT INTO keyless SELECT i % 3 FROM generate_series(1, 300) i").await?;
+        cluster.wait_settled(PATIENCE).await?;
+        let (leader, empty) = (cluster.leader().await?, cluster.a_follower().await?);
+        let giver = cluster.nodes().into_iter().find(|node| ![leader, empty].contains(node)).context("a third node")?;
+        cluster.kill_node(empty).await?;
+        std::fs::write(cluster.data().join(format!("node{empty}/data/seeding")), "")?;
+        cluster.restart_node(empty).await?;
+        let filling = Self { cluster, leader, giver, empty };
+        let seen = filling.copies().await?;
+        ensure!(seen.from == Some(giver), "{seen:?}");
+        Ok(filling)
+    }
+
+    /// Some rows are there, and some are not.
+    async fn copies(&self) -> Result<Seeding> {
+        let copies = |seeding: &Option<Seeding>| seeding.is_some_and(|now| now.stage == SeedingStage::Rows && now.bytes_done > 0);
+        let seen = eventually("rows that are copied", async || filling(&self.cluster, self.empty).await, copies).await?;
+        let seen = seen.context("it was waited for")?;
+        ensure!(seen.bytes_done < seen.bytes_total, "it was done too early: {seen:?}");
+        Ok(seen)
+    }
+
+    /// How often the leader of the beginning and the follower served.
+    fn served(&self) -> Result<(usize, usize)> {
+        Ok((served(&self.cluster, self.leader)?, served(&self.cluster, self.giver)?))
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_death_of_the_follower_that_serves_leads_to_another_attempt() -> Result<()> {
-    let mut cluster = Fixture::start_with(|options| {
-        options.nodes = 3;
-        options.sidecar.insert("seed".to_owned(), slow(4));
-    })
-    .await?;
-    let client = cluster.client().await?;
-    client.batch_execute("CREATE TABLE t (id int PRIMARY KEY, filler text)").await?;
-    client.batch_execute("INSERT INTO t SELECT i, repeat('x', 200) FROM generate_series(1, 60000) i").await?;
-    cluster.wait_settled(PATIENCE).await?;
-    let (leader, empty) = (cluster.leader().await?, cluster.a_follower().await?);
-    let giver = cluster.nodes().into_iter().find(|node| ![leader, empty].contains(node)).context("a third node")?;
-    cluster.kill_node(empty).await?;
-    std::fs::write(cluster.data().join(format!("node{empty}/data/seeding")), "")?;
-    cluster.restart_node(empty).await?;
-    let copies = |seeding: &Option<Seeding>| seeding.is_some_and(|now| now.stage == SeedingStage::Rows && now.bytes_done > 0);
-    let seen = eventually("rows that are copied", async || filling(&cluster, empty).await, copies).await?;
-    ensure!(seen.is_some_and(|now| now.from == Some(giver) && now.bytes_done < now.bytes_total), "{seen:?}");
+    let mut filling = Filling::begin(4).await?;
+    let (giver, empty) = (filling.giver, filling.empty);
+    filling.cluster.kill_node(giver).await?;
+    filling.cluster.client().await?.batch_execute("UPDATE t SET filler = 'new' WHERE id <= 100").await?;
+    filling.cluster.wait_follower(empty, PATIENCE).await?;
+    ensure!(filling.served()? == (1, 1), "the leader did not take over");
+    filling.cluster.restart_node(giver).await?;
+    filling.cluster.wait_follower(giver, PATIENCE).await?;
+    filling.cluster.assert_identical(&["public.t", "public.keyless"]).await
+}
 
-    cluster.kill_node(giver).await?;
-    client.batch_execute("UPDATE t SET filler = 'new' WHERE id <= 100").await?;
-    cluster.wait_follower(empty, PATIENCE).await?;
-    ensure!((served(&cluster, giver)?, served(&cluster, leader)?) == (1, 1), "the leader did not take over");
-    cluster.restart_node(giver).await?;
-    cluster.wait_follower(giver, PATIENCE).await?;
-    cluster.assert_identical(&["public.t"]).await
+#[tokio::test(flavor = "multi_thread")]
+async fn a_follower_that_has_to_empty_a_table_gives_up_serving() -> Result<()> {
+    let filling = Filling::begin(2).await?;
+    let (cluster, client) = (&filling.cluster, filling.cluster.client().await?);
+    // The leader has no snapshot to keep: there it takes no time.
+    client.batch_execute("SET lock_timeout = '500ms'; TRUNCATE keyless; INSERT INTO keyless VALUES (7), (7)").await?;
+    client.batch_execute("SET lock_timeout = '500ms'; TRUNCATE t; INSERT INTO t VALUES (1, 'new')").await?;
+    cluster.wait_follower(filling.giver, PATIENCE).await?;
+    let said = std::fs::read_to_string(cluster.sidecar_log(filling.giver))?;
+    ensure!(said.contains("sessions that blocked apply for 1s were ended"), "apply was not held up:\n{said}");
+    cluster.wait_follower(filling.empty, PATIENCE).await?;
+    ensure!(filling.served()? == (1, 1), "the leader did not take over");
+    cluster.assert_identical(&["public.t", "public.keyless"]).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_follower_that_is_made_leader_goes_on_serving() -> Result<()> {
+    let filling = Filling::begin(2).await?;
+    let cluster = &filling.cluster;
+    let change = "DELETE FROM keyless WHERE ctid = (SELECT min(ctid) FROM keyless WHERE a = 1); INSERT INTO keyless VALUES (1), (2)";
+    let client = cluster.client().await?;
+    client.batch_execute(change).await?;
+    let address = cluster.info().node(filling.leader).context("the leader is a node")?.admin.to_string();
+    admin::switchover(&address, &cluster.info().secret, Some(filling.giver)).await?;
+    client.batch_execute(change).await?;
+    ensure!(cluster.leader().await? == filling.giver, "it does not lead");
+    let seen = filling.copies().await?;
+    ensure!(seen.from == Some(filling.giver), "{seen:?}");
+    client.batch_execute("UPDATE t SET filler = 'new' WHERE id > 59900").await?;
+    cluster.wait_follower(filling.empty, PATIENCE).await?;
+    ensure!(filling.served()? == (0, 1), "it was begun anew");
+    cluster.assert_identical(&["public.t", "public.keyless"]).await
 }
 
 /// The last entry that a sidecar says it has let go of.

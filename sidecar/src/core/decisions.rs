@@ -53,8 +53,8 @@ impl Decisions {
         self.watermarks.get(&instance).copied().unwrap_or_default()
     }
 
-    /// Whether this prefix of the log holds all that `me` ever wrote as a leader, `known` being a longer prefix, and another has opened since: then what a
-    /// follower's Postgres holds at this position is this prefix and nothing else.
+    /// Whether this prefix of the log holds all that `me` ever wrote as a leader, `known` being a longer prefix, and another has opened since:
+    /// then what a follower's Postgres holds at this position is this prefix and nothing else.
     #[must_use]
     pub fn holds_all_of(&self, me: InstanceId, known: &Self) -> bool {
         let mine = |decisions: &Self| decisions.serving.is_some_and(|serving| serving.instance == me);

@@ -3,9 +3,9 @@
 //! - On the leader it is a temporary slot's snapshot: everything that its WAL holds before the slot's place. The slot is gone before the first row
 //!   is copied, so that it holds no WAL back.
 //! - On a follower it is any snapshot, because the position lies in the same database as the rows and is written with them: whatever
-//!   `howdah.progress` says in the snapshot is what the snapshot's rows are. That leaves out what this Postgres wrote itself while it led, which was there before its
-//!   applier passed over it. So it must have been deposed, its position must lie behind all that the log has of it, and nothing of this
-//!   may change while the snapshot is taken.
+//!   `howdah.progress` says in the snapshot is what the snapshot's rows are. That leaves out what this Postgres wrote itself while it led, which was
+//!   there before its applier passed over it. So it must have been deposed, its position must lie behind all that the log has of it, and nothing of
+//!   this may change while the snapshot is taken.
 
 use super::session::{Error, SOURCE_NAME};
 use super::{MARK_PREFIX, OPTIONS};

@@ -2,7 +2,8 @@
 //!
 //! A transaction (the keeper) holds the snapshot, and with it an ACCESS SHARE lock on every table that is copied: so nobody rewrites, empties or
 //! drops one meanwhile, which would show through the snapshot. Between the snapshot and the locks somebody may have; that is looked for, and then
-//! the attempt is void. A follower whose applier waits for such a lock ends the keeper after a while, and so the attempt.
+//! the attempt is void. A follower whose applier waits for such a lock ends the keeper after a while, and so the attempt: a COPY that waits behind the
+//! applier then finds the table empty, without an error. So what a stream has read counts only if the keeper still stands when it is through.
 
 use super::keeper::{Keeper, begin};
 use super::plan::{self, Form, Plan};
@@ -51,6 +52,8 @@ pub(super) enum Error {
     Rewritten,
     #[error("there is no such piece")]
     NoPiece,
+    #[error("the session that kept the snapshot and the locks has gone: {0}")]
+    Unkept(String),
     #[error("the joining node has gone, or takes nothing any more")]
     Gone,
 }
@@ -66,7 +69,7 @@ pub(super) struct Session {
     streams_max: usize,
     used: Mutex<Instant>,
     /// The snapshot and the locks end with this connection.
-    _keeper: Client,
+    keeper: Client,
 }
 
 impl Session {
@@ -103,7 +106,7 @@ impl Session {
             streams: Arc::new(Semaphore::new(streams_max)),
             streams_max,
             used: Mutex::new(Instant::now()),
-            _keeper: keeper,
+            keeper,
         })
     }
 
@@ -135,7 +138,17 @@ impl Session {
                 self.pass_on(gathered.split().freeze(), send).await?;
             }
         }
-        self.pass_on(gathered.freeze(), send).await
+        self.pass_on(gathered.freeze(), send).await?;
+        self.check_kept().await
+    }
+
+    /// Whoever had a lock granted before this, and read at the snapshot, has read what the snapshot's rows are.
+    async fn check_kept(&self) -> Result<(), Error> {
+        match tokio::time::timeout(CHUNK_TIMEOUT, self.keeper.simple_query("SELECT 1")).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(error)) => Err(Error::Unkept(error.to_string())),
+            Err(_) => Err(Error::Unkept(format!("it does not answer within {CHUNK_TIMEOUT:?}"))),
+        }
     }
 
     async fn pass_on(&self, chunk: Bytes, send: &mpsc::Sender<Chunk>) -> Result<(), Error> {
@@ -172,6 +185,6 @@ impl Session {
             self.pass_on(chunk.freeze(), send).await?;
         }
         let status = child.wait().await?;
-        if status.success() { Ok(()) } else { Err(io::Error::other(format!("it ended with {status}")).into()) }
+        if status.success() { self.check_kept().await } else { Err(io::Error::other(format!("it ended with {status}")).into()) }
     }
 }
