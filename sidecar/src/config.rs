@@ -27,7 +27,7 @@ pub struct Config {
     pub postgres: Postgres,
     /// The members that found the group, this node included; later the members are in the log. Of a node that joins, its own entry is enough.
     pub peers: Vec<Peer>,
-    /// This node founds no group: it waits until it is added to one (`howdahctl node add`), is filled from the leader, and follows.
+    /// This node founds no group: it waits until it is added to one (`howdahctl node add`), is filled from another node, and follows.
     #[serde(default)]
     pub join: bool,
     /// The log is shortened when it takes more than this on disk. What is kept lets a node catch up that was away.
@@ -99,7 +99,7 @@ pub struct Postgres {
     pub settings: BTreeMap<String, String>,
 }
 
-/// What this node, while it leads, gives to a node that is being filled.
+/// What this node gives to a node that is being filled from it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Seed {
@@ -107,7 +107,7 @@ pub struct Seed {
     pub connections: u8,
     /// All of them together send at most this much.
     pub megabytes_per_second: u32,
-    /// While the leader's machine has no processor time to spare, they send this much.
+    /// While this node's machine has no processor time to spare, they send this much.
     pub megabytes_per_second_busy: u32,
 }
 

@@ -61,7 +61,6 @@ pub use source::Source;
 pub(crate) use start::wait_decided;
 
 use howdah_protocol::NodeId;
-use std::fmt;
 use std::time::Duration;
 
 pub(crate) const LSN_HEADER: &str = "x-howdah-seed-lsn";
@@ -80,10 +79,4 @@ const OPTIONS: &str = "-c search_path=pg_catalog -c client_encoding=UTF8 -c date
 pub struct Giver {
     pub node: NodeId,
     pub address: String,
-}
-
-impl fmt::Display for Giver {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "node {} at {}", self.node, self.address)
-    }
 }

@@ -282,20 +282,28 @@ async fn where_rows_are_not_enough_the_ex_leader_is_seeded_with_the_reason() -> 
     Ok(())
 }
 
-/// A locked table on the other follower, and a large transaction on the leader that does not end, keep the ex-leader from being filled for as long as
-/// it is wanted. Meanwhile leadership is forced upon it: it has the log, but nothing to open.
+/// Begins to be filled from `node`, and takes nothing.
+async fn keep_busy(cluster: &Fixture, node: NodeId) -> Result<()> {
+    let secret = format!("{}: {}", howdah_ctl::admin::SECRET_HEADER, cluster.info().secret);
+    let answer = ask(cluster, node, &format!("POST /v1/seed?node=99&from=0 HTTP/1.1\r\ncontent-length: 0\r\n{secret}")).await?;
+    ensure!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    Ok(())
+}
+
+/// The other follower fills a node that takes nothing, and a large transaction on the leader does not end: so the ex-leader is not filled for as long
+/// as it is wanted. Meanwhile leadership is forced upon it: it has the log, but nothing to open.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_that_cannot_lead_hands_on_what_it_is_given() -> Result<()> {
     let mut cluster = Fixture::start_with(|options| {
         options.settings.insert("logical_decoding_work_mem".into(), "64kB".into());
     })
     .await?;
-    cluster.client().await?.batch_execute("CREATE TABLE t (id int PRIMARY KEY); CREATE TABLE locked (id int PRIMARY KEY)").await?;
+    cluster.client().await?.batch_execute("CREATE TABLE t (id int PRIMARY KEY)").await?;
     let unfit = diverge(&mut cluster, &["CREATE TABLE lost (id int PRIMARY KEY)"]).await?;
     let now = cluster.leader().await?;
     let other = cluster.nodes().into_iter().find(|node| ![unfit, now].contains(node)).context("a third node")?;
-    let locker = howdah_tests::connect(&cluster.info().superuser(other).context("it is a node")?).await?;
-    locker.batch_execute("BEGIN; LOCK TABLE locked IN ACCESS EXCLUSIVE MODE").await?;
+    cluster.wait_follower(other, PATIENCE).await?;
+    keep_busy(&cluster, other).await?;
     let holder = cluster.node_client(now).await?;
     holder.batch_execute("BEGIN; INSERT INTO t SELECT generate_series(1, 20000)").await?;
     let from = log_len(&cluster, unfit)?;
@@ -312,16 +320,21 @@ async fn a_node_that_cannot_lead_hands_on_what_it_is_given() -> Result<()> {
     ensure!(begun.elapsed() < HAND_ON_MAX, "{:?}", begun.elapsed());
     let said = log(&cluster, unfit, from)?;
     ensure!(said.contains("this node cannot lead now: handed leadership on") && !said.contains("role=promoting"), "{said}");
-    drop((holder, locker));
+    drop(holder);
     cluster.wait_follower(unfit, PATIENCE * 2).await?;
     cluster.assert_identical(&["public.t"]).await
 }
 
 async fn metrics(cluster: &Fixture, node: NodeId) -> Result<String> {
+    ask(cluster, node, "GET /metrics HTTP/1.1").await
+}
+
+/// The whole answer of a node's admin API.
+async fn ask(cluster: &Fixture, node: NodeId, request: &str) -> Result<String> {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let address = cluster.info().node(node).context("no such node")?.admin;
     let mut stream = tokio::net::TcpStream::connect(address).await?;
-    stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await?;
+    stream.write_all(format!("{request}\r\nhost: x\r\nconnection: close\r\n\r\n").as_bytes()).await?;
     let mut text = String::new();
     tokio::time::timeout(PATIENCE, stream.read_to_string(&mut text)).await??;
     Ok(text)

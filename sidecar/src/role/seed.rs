@@ -1,7 +1,7 @@
 //! Filling this node's Postgres from another's: of a node that joins, and of one that cannot be repaired.
 //!
-//! A healthy follower gives the rows, or else the leader. After an attempt with a follower that failed, the leader is next: what was wrong with one follower
-//! (it died, DDL had to be applied) may be wrong with others.
+//! A healthy follower gives the rows, or else the leader. After an attempt with a follower that failed, the leader is next: what was wrong with one
+//! follower (it died, DDL had to be applied) may be wrong with others.
 //!
 //! A mark in the data folder stands from before the old Postgres is thrown away until the new one is whole. Found at a start, it says
 //! that a crash came between: what is there is neither the old nor the new, and is thrown away again.
@@ -50,8 +50,7 @@ impl Manager {
         self.spares_followers = !followers.is_empty();
         self.leave_behind().await;
         let why = self.repairs.notice.as_deref().unwrap_or("a new node");
-        let from = followers.first().unwrap_or(&leader);
-        self.say(Role::Seeding, format!("seeding from {from}; {why}"));
+        self.say(Role::Seeding, format!("seeding from another node; {why}"));
         let mark = self.config.seeding_mark();
         let Some(server) = &mut self.server else {
             return Err(Error::Stopped("an attached PostgreSQL is not wiped: empty its database and start the sidecar again".into()));
