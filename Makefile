@@ -26,7 +26,7 @@ help:
 	@echo 'make bench            howdah-bench compare, and failover of every kind, short; reports go to $(RESULTS)'
 	@echo 'make chaos            every fault under every workload, judged; MINUTES=5 SEED=1 NODES=3; reports go to $(CHAOS)'
 	@echo 'make build            release binaries in $(TARGET_DIR)/release: howdahctl, howdah-sidecar, howdah-proxy, howdah-bench'
-	@echo 'make deps             install what is missing: PostgreSQL, libclang, a C compiler (Debian, Ubuntu)'
+	@echo 'make deps             install what is missing: PostgreSQL, libclang, a C compiler, tools of tests (Debian, Ubuntu)'
 	@echo 'make clean            remove what was built'
 
 deps:
@@ -68,7 +68,7 @@ bench: bench-deps
 	@if [ "$$(id -u)" = 0 ]; then $(TARGET_DIR)/release/howdah-bench failover --kind cut $(FAILOVER) --json $(RESULTS)/failover-cut.json; \
 	else echo 'note: not root, so no host is cut off (failover --kind cut)'; fi
 
-# As root also partitions: the hosts are network namespaces then.
+# As root also partitions and full disks: the hosts are network namespaces then, the disks loop devices.
 chaos: deps
 	$(CARGO) build $(LOCKED) --release -p howdah-sidecar -p howdah-proxy -p howdah-tests --bins
 	$(TARGET_DIR)/release/howdah-chaos --minutes $(MINUTES) --seed $(SEED) --nodes $(NODES) --report $(CHAOS)

@@ -135,10 +135,10 @@ impl Cluster {
 
     fn start_node_process(&mut self, nth: usize) -> Result<(), Error> {
         if self.nodes[nth].is_none() {
-            let id = self.info.nodes[nth].id;
-            let binary = &self.options.binaries.sidecar;
-            self.nodes[nth] =
-                Some(Process::start(self.layout.sidecar(id), binary, self.options.lifetime, self.options.namespace(Some(nth)))?);
+            let member = self.manifest.members()[nth];
+            let (files, binary) = (self.layout.sidecar(member.id), &self.options.binaries.sidecar);
+            let namespace = self.options.namespace(Some(member.place));
+            self.nodes[nth] = Some(Process::start(files, binary, self.options.lifetime, namespace)?);
         }
         Ok(())
     }
@@ -186,6 +186,18 @@ impl Cluster {
     #[must_use]
     pub fn sidecar_pid(&self, node: NodeId) -> Option<i32> {
         self.nodes[self.nth(node).ok()?].as_ref().map(Process::pid)
+    }
+
+    /// The place of a node in the block of ports, and among the hosts where it has one of its own; counted from 0. Free again when the node has left.
+    pub fn place(&self, node: NodeId) -> Result<usize, Error> {
+        let member = self.manifest.members()[self.nth(node)?];
+        Ok(usize::try_from(member.place - 1).expect("places are few, and counted from 1"))
+    }
+
+    /// The id that the next node gets, unless it is given another.
+    #[must_use]
+    pub fn next_id(&self) -> NodeId {
+        self.manifest.next_id()
     }
 
     /// The pid of the proxy, while it runs.

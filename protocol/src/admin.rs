@@ -71,6 +71,7 @@ pub struct NodeStatus {
     pub open: bool,
     /// The serving epoch, while open. A proxy uses a server connection only if `howdah.serving_epoch()` says the same.
     pub epoch: Option<Epoch>,
+    /// The newest term that this node knows of; of a leader, the one that it leads in.
     pub term: Term,
     /// The Raft leader that this node knows of.
     pub leader: Option<NodeId>,

@@ -2,6 +2,8 @@
 
 pub mod access;
 pub mod connect;
+#[cfg(test)]
+pub(crate) mod installed;
 pub mod precheck;
 pub mod replication;
 pub mod schema;

@@ -42,7 +42,7 @@ use crate::raft;
 use crate::status::{Board, Note, Stage as Published};
 use epoch::ServingEpoch;
 use howdah_protocol::admin::{Problem, Role};
-use howdah_protocol::{InstanceId, Lsn};
+use howdah_protocol::{InstanceId, Lsn, Term};
 use standby::{Standby, fitness_after};
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
@@ -118,6 +118,8 @@ pub struct Manager {
     /// End of the last commit that the own slot held when it was read: nobody may see it before it is decided.
     tail: Lsn,
     gate: Option<capture::Handle>,
+    /// The term that this node was promoted in last.
+    term: Term,
     repairs: repair::History,
     /// The last filling was a follower's and failed: the next one is the leader's.
     spares_followers: bool,
@@ -151,6 +153,7 @@ impl Manager {
             keeps_slot: false,
             tail: Lsn(0),
             gate: None,
+            term: Term::default(),
             repairs: repair::History::default(),
             spares_followers: false,
         })
@@ -342,7 +345,8 @@ impl Manager {
         tracing::info!(%role, detail, "node");
         let open = self.epoch.is_some() && self.access != Access::Closed;
         let epoch = self.epoch.as_ref().map(ServingEpoch::epoch);
-        self.board.stage.send_replace(Published { role, open, epoch, version: self.version.clone(), detail });
+        let leads_in = (role == Role::Leader).then_some(self.term);
+        self.board.stage.send_replace(Published { role, open, epoch, leads_in, version: self.version.clone(), detail });
     }
 
     /// Tells for a while why leadership was given up, whatever this node does next.

@@ -23,6 +23,9 @@ pub struct Stage {
     pub role: Role,
     pub open: bool,
     pub epoch: Option<Epoch>,
+    /// The term that this node leads in, as a leader. The log may know of a newer one before this node stops leading, and of two that lead
+    /// proxies believe the one of the newer term.
+    pub leads_in: Option<Term>,
     pub version: String,
     pub detail: String,
 }
@@ -88,7 +91,14 @@ impl Board {
     /// `identity`: the status with everything that does not change.
     #[must_use]
     pub fn new(identity: NodeStatus) -> Self {
-        let stage = Stage { role: identity.role, open: false, epoch: None, version: String::new(), detail: identity.detail.clone() };
+        let stage = Stage {
+            role: identity.role,
+            open: false,
+            epoch: None,
+            leads_in: None,
+            version: String::new(),
+            detail: identity.detail.clone(),
+        };
         Self {
             stage: watch::Sender::new(stage),
             log: watch::Sender::new(LogView::default()),
@@ -181,7 +191,7 @@ impl Board {
                 status.detail = stage_now.detail;
                 status.verified = verified_now;
                 status.trouble = trouble_now;
-                status.term = log_now.term;
+                status.term = stage_now.leads_in.unwrap_or(log_now.term);
                 status.leader = log_now.leader;
                 status.committed_index = log_now.committed;
                 status.applied_index = applied_now;
@@ -204,5 +214,52 @@ impl Board {
                 () = tokio::time::sleep(Duration::from_millis(100)), if lag.age_ms(now_ms) > 0 => {}
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use howdah_protocol::GroupId;
+
+    /// Otherwise proxies would take it, for a moment, for the equal of the node that really leads in the new term, and cut that one's connections.
+    #[tokio::test]
+    async fn a_leader_that_has_heard_of_a_newer_term_still_tells_its_own() {
+        let identity = NodeStatus {
+            cluster: "c".into(),
+            group: GroupId(0),
+            id: NodeId(1),
+            role: Role::Starting,
+            open: false,
+            epoch: None,
+            term: Term(0),
+            leader: None,
+            committed_index: LogIndex(0),
+            applied_index: LogIndex(0),
+            lag_ms: 0,
+            postgres_version: String::new(),
+            sql_address: String::new(),
+            admin_address: String::new(),
+            detail: String::new(),
+            seeding: None,
+            verified: None,
+            trouble: None,
+        };
+        let board = Board::new(identity);
+        let mut published = board.published();
+        tokio::spawn(board.clone().run());
+        let mut told = async |role: Role, leader: u64| {
+            let wanted = |status: &NodeStatus| status.role == role && status.leader == Some(NodeId(leader));
+            let status = tokio::time::timeout(Duration::from_secs(10), published.wait_for(wanted)).await;
+            status.expect("it is told").expect("it goes on").term
+        };
+        let log = |term, leader| LogView { term: Term(term), leader: Some(NodeId(leader)), committed: LogIndex(0) };
+        board.stage.send_modify(|stage| (stage.role, stage.leads_in) = (Role::Leader, Some(Term(5))));
+        board.log.send_replace(log(5, 1));
+        assert_eq!(told(Role::Leader, 1).await, Term(5));
+        board.log.send_replace(log(6, 2));
+        assert_eq!(told(Role::Leader, 2).await, Term(5));
+        board.stage.send_modify(|stage| (stage.role, stage.leads_in) = (Role::Demoting, None));
+        assert_eq!(told(Role::Demoting, 2).await, Term(6));
     }
 }

@@ -12,6 +12,7 @@ mod timeline;
 
 pub use report::{Event, Report, Sample};
 
+use crate::disk::Disks;
 use crate::nemesis::{Fault, Nemesis, World};
 use crate::netns::{self, Network};
 use crate::workload::{Shared, Workloads};
@@ -95,7 +96,8 @@ async fn all(options: &Options) -> Result<Report> {
 
 async fn world(options: &Options, report: &mut Report) -> Result<World> {
     let network = match options.network.then(netns::why_not) {
-        Some(None) => Some(Network::make(options.nodes as usize + 1)?),
+        // One is spare, for the node that comes before another leaves; one is the proxy's.
+        Some(None) => Some(Network::make(options.nodes as usize + 2)?),
         Some(Some(why)) => {
             report.notes.push(format!("no network of its own: {why}"));
             None
@@ -103,15 +105,25 @@ async fn world(options: &Options, report: &mut Report) -> Result<World> {
         None => None,
     };
     let hosts = network.as_ref().map(Network::cluster_hosts);
-    let fixture = Fixture::start_with(|cluster| {
+    let disks = options.faults.iter().any(|fault| fault.needs_disks()).then(Disks::new).transpose()?.map(Arc::new);
+    let mut shimmed = Ok(());
+    let change = |cluster: &mut howdah_ctl::cluster::Options| {
         if hosts.is_some() {
             // Alone in its network, so the ports are free.
             cluster.port = howdah_ctl::cluster::Port::Default;
         }
         cluster.nodes = options.nodes;
         cluster.hosts = hosts;
-    });
-    Ok(World { fixture: fixture.await?, network })
+        shimmed = disks.as_ref().map_or(Ok(()), |disks| disks.put_under(cluster));
+    };
+    let prepare = |fixture: &mut Fixture| disks.as_ref().map_or(Ok(()), |disks| disks.make_all(fixture));
+    let fixture = Fixture::start_prepared(change, prepare).await?;
+    shimmed.context("putting a shim under the nodes")?;
+    if let Some(disks) = &disks {
+        report.notes.extend(disks.why_not_slow().map(|why| format!("no slow disks: {why}")));
+        report.notes.extend(disks.why_not_full().map(|why| format!("no full disks: {why}")));
+    }
+    Ok(World { disks, fixture, network })
 }
 
 async fn disturb(options: &Options, world: &mut World, shared: &Shared, report: &mut Report) -> Result<()> {

@@ -3,6 +3,7 @@
 
 pub mod chaos;
 pub mod check;
+pub mod disk;
 pub mod history;
 pub mod nemesis;
 pub mod workload;
@@ -38,9 +39,10 @@ impl Fixture {
         Self::start_with(|_| {}).await
     }
 
-    /// Leaves data and logs behind, for whoever has to find out what happened.
+    /// Leaves data and logs behind, and the disks that they are on, for whoever has to find out what happened.
     pub fn keep(&mut self) -> &std::path::Path {
         self.folder.disable_cleanup(true);
+        self.beside.drain(..).for_each(std::mem::forget);
         self.folder.path()
     }
 
@@ -49,15 +51,16 @@ impl Fixture {
     }
 
     /// `prepare` sees the cluster's folders before anything runs in them.
-    pub async fn start_prepared(change: impl FnOnce(&mut Options), prepare: impl FnOnce(&Cluster) -> Result<()>) -> Result<Self> {
+    pub async fn start_prepared(change: impl FnOnce(&mut Options), prepare: impl FnOnce(&mut Self) -> Result<()>) -> Result<Self> {
         let folder = folder()?;
         let mut options = Options::for_test(folder.path().join("c"))?;
         change(&mut options);
-        let mut cluster = Cluster::create(options).await?;
-        prepare(&cluster)?;
-        cluster.start().await?;
-        cluster.wait_settled(PATIENCE).await?;
-        Ok(Self { cluster, beside: Vec::new(), folder })
+        let cluster = Cluster::create(options).await?;
+        let mut fixture = Self { cluster, beside: Vec::new(), folder };
+        prepare(&mut fixture)?;
+        fixture.cluster.start().await?;
+        fixture.cluster.wait_settled(PATIENCE).await?;
+        Ok(fixture)
     }
 
     /// Keeps something for as long as the cluster.

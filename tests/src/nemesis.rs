@@ -3,6 +3,7 @@
 //! A fault is struck, stays for a while, and is healed; which one comes next is drawn from a deck, so that in a long run every kind happens as
 //! often as every other. A strike that cannot be made here says why; one whose effect was not seen is called indeterminate, never a success.
 
+mod disk;
 mod fault;
 mod network;
 mod process;
@@ -10,6 +11,7 @@ mod process;
 pub use fault::Fault;
 
 use crate::Fixture;
+use crate::disk::Disks;
 use crate::netns::Network;
 use crate::workload::Shared;
 use anyhow::{Context, Result};
@@ -17,7 +19,8 @@ use howdah_ctl::cluster::{Error, Paused};
 use howdah_protocol::NodeId;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
-use rand::seq::SliceRandom;
+use rand::seq::{IndexedRandom, SliceRandom};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// A leader is there after a failover, and a failover after the last fault.
@@ -39,6 +42,8 @@ pub enum Strike {
 /// What there is to break.
 #[derive(Debug)]
 pub struct World {
+    /// The fixture unmounts them when its cluster is gone.
+    pub disks: Option<Arc<Disks>>,
     // The cluster goes before the network that it runs in.
     pub fixture: Fixture,
     pub network: Option<Network>,
@@ -79,13 +84,24 @@ impl Nemesis {
         if fault.needs_network() {
             return match &mut world.network {
                 Some(network) => {
-                    let struck = network::strike(fault, host(leader), network, &mut self.random).await;
+                    let struck = network::strike(fault, hosts(&world.fixture, leader)?, network, &mut self.random).await;
                     Ok(struck.unwrap_or_else(|error| Strike::Indeterminate(format!("{error:#}"))))
                 }
                 None => Ok(Strike::Skipped("the cluster has no network of its own".to_owned())),
             };
         }
-        match process::strike(fault, leader, &mut world.fixture, clients, &mut self.random).await {
+        let followers: Vec<NodeId> = world.fixture.nodes().into_iter().filter(|node| *node != leader).collect();
+        let follower = *followers.choose(&mut self.random).context("a cluster of one has no follower")?;
+        if fault.needs_disks() {
+            return match &world.disks {
+                Some(disks) => {
+                    let struck = disk::strike(fault, [leader, follower], &world.fixture, disks, &mut self.random).await;
+                    Ok(struck.unwrap_or_else(|error| Strike::Indeterminate(format!("{error:#}"))))
+                }
+                None => Ok(Strike::Skipped("the nodes have no disks of their own".to_owned())),
+            };
+        }
+        match process::strike(fault, [leader, follower], world, clients, &mut self.random).await {
             Ok((strike, paused)) => {
                 self.paused.extend(paused);
                 Ok(strike)
@@ -99,6 +115,9 @@ impl Nemesis {
         self.paused.clear();
         if let Some(network) = &mut world.network {
             network.heal()?;
+        }
+        if let Some(disks) = &world.disks {
+            disks.heal(&world.fixture)?;
         }
         let mut ended = Vec::new();
         for _ in 0..RESTARTS_MAX {
@@ -126,25 +145,37 @@ async fn leader(fixture: &Fixture) -> Result<NodeId> {
     Ok(seen.leader().expect("that was waited for").id)
 }
 
-/// The place of a node's host in the network.
-fn host(node: NodeId) -> usize {
-    usize::try_from(node.0).expect("nodes are few") - 1
+/// The nodes' hosts in the network.
+fn hosts(fixture: &Fixture, leader: NodeId) -> Result<network::Hosts, Error> {
+    let followers = fixture.nodes().into_iter().filter(|node| *node != leader);
+    let followers = followers.map(|node| fixture.place(node)).collect::<Result<_, _>>()?;
+    Ok(network::Hosts { leader: fixture.place(leader)?, followers })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::collections::BTreeSet;
 
     #[test]
     fn the_seed_decides_and_every_kind_has_its_turn() {
+        let faults = Fault::all();
         let draw = |seed| {
-            let mut nemesis = Nemesis::new(seed, Fault::PROCESS);
-            (0..Fault::PROCESS.len() * 2).map(|_| nemesis.draw()).collect::<Vec<_>>()
+            let mut nemesis = Nemesis::new(seed, &faults);
+            (0..faults.len() * 3).map(|_| nemesis.draw()).collect::<Vec<_>>()
         };
         assert_eq!(draw(7), draw(7));
         assert_ne!(draw(7), draw(8));
-        for fault in Fault::PROCESS {
-            assert_eq!(draw(7).iter().filter(|drawn| *drawn == fault).count(), 2, "{fault:?}");
+        // Also before the last of a deck is drawn: no kind is ever more than one ahead of another.
+        for drawn in (0..=faults.len() * 3).map(|length| draw(7)[..length].to_vec()) {
+            let counts = faults.iter().map(|fault| drawn.iter().filter(|drawn| *drawn == fault).count());
+            assert!(counts.clone().max() <= counts.min().map(|least| least + 1), "{drawn:?}");
         }
+    }
+
+    #[test]
+    fn every_kind_is_in_one_list_and_has_a_name_of_its_own() {
+        let (kinds, names): (BTreeSet<Fault>, BTreeSet<&str>) = Fault::all().into_iter().map(|fault| (fault, fault.name())).unzip();
+        assert_eq!((kinds.len(), names.len()), (Fault::all().len(), Fault::all().len()));
     }
 }

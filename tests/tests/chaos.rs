@@ -1,8 +1,8 @@
 //! A short run of the proof. `make chaos` runs it longer.
 
 use anyhow::{Result, ensure};
-use howdah_tests::chaos::{self, Options};
-use howdah_tests::nemesis::Fault;
+use howdah_tests::chaos::{self, Event, Options};
+use howdah_tests::nemesis::{Fault, Strike};
 use howdah_tests::workload::Workloads;
 use howdah_tests::{Fixture, eventually};
 use std::sync::Arc;
@@ -40,6 +40,32 @@ async fn the_network_parts_and_no_promise_is_broken() -> Result<()> {
     ensure!(!report.violated(), "seed {SEED}:\n{}", report.markdown("chaos"));
     let proven: usize = Fault::NETWORK.iter().map(|fault| report.proven(*fault)).sum();
     ensure!(proven >= 2, "only {proven} faults in the whole time:\n{}", report.markdown("chaos"));
+    Ok(())
+}
+
+/// Of the log, of Postgres, of both: half a minute is enough for the six kinds on a machine that has nothing else to do.
+#[tokio::test(flavor = "multi_thread")]
+async fn disks_are_slow_and_full_and_no_promise_is_broken() -> Result<()> {
+    let _turn = TURN.lock().await;
+    let report = chaos::run(&options(Duration::from_secs(30), Fault::DISK, false)).await?;
+    ensure!(!report.violated(), "seed {SEED}:\n{}", report.markdown("chaos"));
+    let done = |event: &&Event| matches!(event.strike, Strike::Proven(_) | Strike::Skipped(_));
+    let done = report.events.iter().filter(done).count();
+    ensure!(done >= 2, "only {done} faults in the whole time:\n{}", report.markdown("chaos"));
+    Ok(())
+}
+
+/// On hosts of their own too: the one that comes gets the spare host, the next one the host of the one that left.
+#[tokio::test(flavor = "multi_thread")]
+async fn nodes_come_and_go_between_partitions() -> Result<()> {
+    let _turn = TURN.lock().await;
+    if let Some(why) = howdah_tests::netns::why_not() {
+        println!("skipped: {why}");
+        return Ok(());
+    }
+    let report = chaos::run(&options(Duration::from_secs(20), &[Fault::ReplaceNode, Fault::LeaderAlone], true)).await?;
+    ensure!(!report.violated(), "seed {SEED}:\n{}", report.markdown("chaos"));
+    ensure!(report.proven(Fault::ReplaceNode) > 0, "no node was replaced:\n{}", report.markdown("chaos"));
     Ok(())
 }
 

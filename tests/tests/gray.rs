@@ -1,22 +1,37 @@
 //! Gray failures: a leader that lives and answers heartbeats, and cannot do its work. It must leave leading to others within a bound, and say why.
 
-#[path = "gray/disk.rs"]
-mod disk;
-
 use anyhow::{Context, Result, ensure};
 use howdah_ctl::admin;
-use howdah_ctl::cluster::{Cluster, Part};
+use howdah_ctl::cluster::Part;
 use howdah_protocol::NodeId;
+use howdah_tests::disk::{self, Disk, Disks, Order, Shim, Struck};
 use howdah_tests::{Fixture, PATIENCE, eventually};
-use std::fs::File;
-use std::io::Write;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Three questions without an answer take four seconds, an opening less than one; the rest is for a machine that does other things too.
 const HANDED_OVER: Duration = Duration::from_secs(20);
-const TMPFS_MIB: usize = 256;
+
+/// A cluster whose disks can be told to be bad; `None`, with the reason printed, where there is no C compiler.
+async fn shimmed() -> Result<Option<Fixture>> {
+    if let Some(why) = Shim::why_not() {
+        println!("skipped: {why}");
+        return Ok(None);
+    }
+    let (shim, mut put) = (Shim::build()?, Ok(()));
+    let mut fixture = Fixture::start_with(|options| put = shim.put_under(options)).await?;
+    put?;
+    fixture.keep_beside(shim);
+    Ok(Some(fixture))
+}
+
+/// The node's disks are well again; fails if the order had no effect.
+fn heal(fixture: &Fixture, node: NodeId) -> Result<()> {
+    let struck = disk::struck(fixture, node);
+    println!("struck: {struck:?}");
+    ensure!(struck != Struck::default(), "the fault never happened");
+    disk::heal(fixture, node)
+}
 
 async fn table(fixture: &Fixture) -> Result<()> {
     fixture.client().await?.batch_execute("CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t VALUES (1)").await?;
@@ -67,10 +82,10 @@ async fn a_leader_whose_postgres_hangs_hands_over_and_says_why() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_leader_on_a_slow_disk_is_replaced_and_says_why() -> Result<()> {
-    let Some(fixture) = disk::start().await? else { return Ok(()) };
+    let Some(fixture) = shimmed().await? else { return Ok(()) };
     table(&fixture).await?;
     let old = fixture.leader().await?;
-    disk::tell(&fixture, old, "slow 2500")?;
+    disk::tell(&fixture, old, Order::Slow { ms: 2500, disk: Disk::Both })?;
     // Something for its log to write.
     let client = fixture.client().await?;
     let write = tokio::spawn(async move { client.batch_execute("INSERT INTO t VALUES (2)").await });
@@ -79,16 +94,16 @@ async fn a_leader_on_a_slow_disk_is_replaced_and_says_why() -> Result<()> {
     says(&fixture, old, &["disk is slow", "PostgreSQL does not answer"]).await?;
     // Committed, or rolled back with an error that says so.
     let _ = tokio::time::timeout(PATIENCE, write).await.context("a client was left without an answer")?;
-    disk::heal(&fixture, old)?;
+    heal(&fixture, old)?;
     back(&fixture, old).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_leader_whose_log_cannot_be_written_stops_and_says_why() -> Result<()> {
-    let Some(mut fixture) = disk::start().await? else { return Ok(()) };
+    let Some(mut fixture) = shimmed().await? else { return Ok(()) };
     table(&fixture).await?;
     let old = fixture.leader().await?;
-    disk::tell(&fixture, old, "full")?;
+    disk::tell(&fixture, old, Order::LogFull)?;
     let client = fixture.client().await?;
     let write = tokio::spawn(async move { client.batch_execute("INSERT INTO t VALUES (2)").await });
     taken_over(&fixture, old, 3).await?;
@@ -103,59 +118,20 @@ async fn a_leader_whose_log_cannot_be_written_stops_and_says_why() -> Result<()>
     ensure!(last.contains("the log has stopped") && last.contains("No space left"), "it does not say why it ended: {last:?}");
     println!("it says: {last}");
     ensure!(fixture.postgres_pids(old).is_empty(), "its PostgreSQL runs on without it");
-    disk::heal(&fixture, old)?;
+    heal(&fixture, old)?;
     fixture.restart_node(old).await?;
     back(&fixture, old).await
-}
-
-/// A small file system in memory, unmounted with the value.
-struct SmallDisk(PathBuf);
-
-impl SmallDisk {
-    fn mount(at: &Path) -> Result<Self, String> {
-        let size = format!("size={TMPFS_MIB}m,mode=0711");
-        let mounted =
-            Command::new("mount").args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(at).output().map_err(|error| error.to_string())?;
-        if mounted.status.success() { Ok(Self(at.to_owned())) } else { Err(String::from_utf8_lossy(&mounted.stderr).trim().to_owned()) }
-    }
-}
-
-/// Writes to a small disk until not a byte is left.
-fn fill(path: &Path) -> Result<()> {
-    let mut file = File::create(path)?;
-    let (mib, mut written) = (vec![1; 1 << 20], 0);
-    while file.write_all(&mib).is_ok() {
-        written += 1;
-        ensure!(written <= TMPFS_MIB, "the small disk is not small");
-    }
-    Ok(())
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
-    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_leader_whose_disk_is_full_hands_over_and_says_why() -> Result<()> {
     let node = NodeId(1);
-    let mut mounted = Err("nothing was tried".to_owned());
-    let prepare = |cluster: &Cluster| {
-        let data = cluster.data().join(format!("node{node}")).join("data");
-        std::fs::create_dir_all(&data)?;
-        mounted = SmallDisk::mount(&data);
-        Ok(())
-    };
-    let mut fixture = Fixture::start_prepared(|_| {}, prepare).await?;
-    match mounted {
-        // Postgres is found by the folder that it runs in, so the disk stays there until it is gone.
-        Ok(disk) => fixture.keep_beside(disk),
-        Err(why) => {
-            println!("skipped: no small disk can be mounted: {why}");
-            return Ok(());
-        }
+    let disks = Arc::new(Disks::new()?);
+    if let Some(why) = disks.why_not_full() {
+        println!("skipped: {why}");
+        return Ok(());
     }
+    let fixture = Fixture::start_prepared(|_| {}, |fixture| disks.make_all(fixture)).await?;
     table(&fixture).await?;
     let leader = fixture.leader().await?;
     if leader != node {
@@ -163,10 +139,9 @@ async fn a_leader_whose_disk_is_full_hands_over_and_says_why() -> Result<()> {
         admin::switchover(&address, &fixture.info().secret, Some(node)).await?;
         fixture.wait_settled(PATIENCE).await?;
     }
-    let ballast = fixture.data().join(format!("node{node}/data/ballast"));
-    fill(&ballast)?;
+    println!("{}", disks.fill(node, Disk::Postgres)?);
     taken_over(&fixture, node, 2).await?;
     says(&fixture, node, &["is full"]).await?;
-    std::fs::remove_file(ballast)?;
+    disks.heal(&fixture)?;
     back(&fixture, node).await
 }

@@ -14,7 +14,7 @@ pub enum Error {
     NoBinary { name: &'static str, dirs: Vec<PathBuf>, variable: &'static str },
     #[error("a local cluster has 1 to {max} nodes, not {nodes}")]
     NodeCount { nodes: u32, max: u32 },
-    #[error("{nodes} nodes need as many hosts, not {hosts}")]
+    #[error("{nodes} nodes need as many hosts at least, not {hosts}")]
     HostCount { nodes: u32, hosts: usize },
     #[error("{}: in use by {holder} (pid {pid}); stop it first (`howdahctl down --data {}`), or choose another folder with --data", .data.display(), .data.display())]
     InUse { data: PathBuf, holder: String, pid: i32 },
@@ -42,7 +42,7 @@ pub enum Error {
     IdUsed { node: NodeId, next: NodeId },
     #[error("a local cluster has at most {max} nodes; remove one first, or use another machine")]
     Full { max: u32 },
-    #[error("nodes of a cluster whose processes have hosts of their own cannot come or go here")]
+    #[error("the processes of this cluster have hosts of their own; only who made the hosts can let nodes come or go")]
     OnHosts,
     #[error("{}: not running; start it first: `howdahctl up --detach --data {}`", .0.display(), .0.display())]
     NotRunning(PathBuf),

@@ -5,7 +5,7 @@ use super::manifest::{self, Manifest, Member};
 use super::{Error, ports};
 use howdah_protocol::NodeId;
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 #[derive(Clone)]
@@ -45,21 +45,17 @@ impl Info {
 
     pub(super) fn new(manifest: &Manifest) -> Self {
         let base = manifest.port;
-        let at = |nth: usize, mut address: SocketAddr| {
-            address.set_ip(manifest.address(nth));
-            address
+        let at = |host: IpAddr, address: SocketAddr| SocketAddr::new(host, address.port());
+        let node = |member: Member| {
+            let host = manifest.address(member.place);
+            let (admin, sql) = (ports::node_admin(base, member.place), ports::node_sql(base, member.place));
+            NodeAddress { id: member.id, admin: at(host, admin), sql: at(host, sql) }
         };
-        let node = |(nth, member): (usize, Member)| NodeAddress {
-            id: member.id,
-            admin: at(nth, ports::node_admin(base, member.place)),
-            sql: at(nth, ports::node_sql(base, member.place)),
-        };
-        let nodes: Vec<NodeAddress> = manifest.members().into_iter().enumerate().map(node).collect();
         Self {
             name: manifest.name.clone(),
-            proxy: at(nodes.len(), ports::proxy(base)),
-            proxy_admin: at(nodes.len(), ports::proxy_admin(base)),
-            nodes,
+            proxy: at(manifest.proxy_address(), ports::proxy(base)),
+            proxy_admin: at(manifest.proxy_address(), ports::proxy_admin(base)),
+            nodes: manifest.members().into_iter().map(node).collect(),
             database: manifest.database.clone(),
             app_role: manifest.app_role.clone(),
             app_password: manifest.app_password.clone(),

@@ -40,7 +40,7 @@ pub(crate) struct Manifest {
     pub(crate) proxy_password: String,
     pub(crate) secret: String,
     pub(crate) socket_root: PathBuf,
-    /// Of the nodes in their order, then of the proxy; all on the loopback address when empty.
+    /// Of the nodes' places in their order, then of the proxy; all on the loopback address when empty.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) addresses: Vec<IpAddr>,
 }
@@ -88,16 +88,22 @@ impl Manifest {
         id.0 > u64::from(self.nodes)
     }
 
+    /// Behind every id that was ever given away.
+    pub(crate) fn next_id(&self) -> NodeId {
+        NodeId(self.last_id.map_or(u64::from(self.nodes), |last| last.0) + 1)
+    }
+
     /// Takes a new node, with this id or the next one, at the first free place.
     pub(crate) fn add(&mut self, id: Option<NodeId>) -> Result<Member, Error> {
         let mut members = self.members();
-        let last = self.last_id.unwrap_or(NodeId(u64::from(self.nodes)));
-        let id = id.unwrap_or(NodeId(last.0 + 1));
-        if id <= last {
-            return Err(Error::IdUsed { node: id, next: NodeId(last.0 + 1) });
+        let next = self.next_id();
+        let id = id.unwrap_or(next);
+        if id < next {
+            return Err(Error::IdUsed { node: id, next });
         }
         let taken = |place: &u32| members.iter().any(|member| member.place == *place);
-        let place = (1..=NODES_MAX).find(|place| !taken(place)).ok_or(Error::Full { max: NODES_MAX })?;
+        let max = self.places();
+        let place = (1..=max).find(|place| !taken(place)).ok_or(Error::Full { max })?;
         let member = Member { id, place };
         members.push(member);
         (self.members, self.last_id) = (Some(members), Some(id));
@@ -141,9 +147,20 @@ impl Manifest {
         Ok(manifest)
     }
 
-    /// Where the nth node's processes listen, or, behind the last node, the proxy.
-    pub(crate) fn address(&self, nth: usize) -> IpAddr {
+    /// How many nodes there can be at one time: with hosts of their own, as many as there are hosts.
+    fn places(&self) -> u32 {
+        let hosts = self.addresses.len().checked_sub(1).and_then(|hosts| u32::try_from(hosts).ok());
+        hosts.map_or(NODES_MAX, |hosts| hosts.min(NODES_MAX))
+    }
+
+    /// Where the processes of the node at a place listen.
+    pub(crate) fn address(&self, place: u32) -> IpAddr {
+        let nth = usize::try_from(place - 1).expect("places are few, and counted from 1");
         self.addresses.get(nth).copied().unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST))
+    }
+
+    pub(crate) fn proxy_address(&self) -> IpAddr {
+        self.addresses.last().copied().unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST))
     }
 
     pub(crate) fn must_match(&self, options: &Options) -> Result<(), Error> {
@@ -174,6 +191,7 @@ pub(crate) fn write_private(path: &Path, text: &str) -> Result<(), Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cluster::Info;
     use std::os::unix::fs::PermissionsExt;
 
     fn sample() -> Manifest {
@@ -224,6 +242,20 @@ mod tests {
             assert_eq!(manifest.add(None).expect("room").place, place);
         }
         assert!(matches!(manifest.add(None), Err(Error::Full { .. })));
+    }
+
+    #[test]
+    fn a_node_that_comes_later_gets_a_spare_host_and_the_proxy_stays_where_it_is() {
+        let host = |nth| IpAddr::V4(Ipv4Addr::new(10, 0, 0, nth));
+        let mut manifest = Manifest { addresses: (1..=5).map(host).collect(), ..sample() };
+        assert_eq!(manifest.add(None).expect("one host is spare"), Member { id: NodeId(4), place: 4 });
+        assert!(matches!(manifest.add(None), Err(Error::Full { max: 4 })));
+        manifest.remove(NodeId(1));
+        assert_eq!(manifest.add(None).expect("its host is free"), Member { id: NodeId(5), place: 1 });
+        let info = Info::new(&manifest);
+        let hosts: Vec<(u64, IpAddr)> = info.nodes.iter().map(|node| (node.id.0, node.sql.ip())).collect();
+        assert_eq!(hosts, [(2, host(2)), (3, host(3)), (4, host(4)), (5, host(1))]);
+        assert_eq!((info.proxy.ip(), info.proxy_admin.ip()), (host(5), host(5)));
     }
 
     #[test]

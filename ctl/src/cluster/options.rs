@@ -40,7 +40,7 @@ pub struct Host {
     pub namespace: String,
 }
 
-/// One host per node, in the nodes' order, and the proxy's.
+/// One host per place that a node can have, the founders' first, and the proxy's. Those behind the founders' are spare: nodes that come later run there.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Hosts {
     pub nodes: Vec<Host>,
@@ -125,17 +125,18 @@ impl Options {
 
     pub(super) fn check(&self) -> Result<(), Error> {
         if let Some(hosts) = self.hosts.as_ref().map(|hosts| hosts.nodes.len())
-            && u32::try_from(hosts) != Ok(self.nodes)
+            && u32::try_from(hosts).is_ok_and(|hosts| hosts < self.nodes)
         {
             return Err(Error::HostCount { nodes: self.nodes, hosts });
         }
         if (1..=NODES_MAX).contains(&self.nodes) { Ok(()) } else { Err(Error::NodeCount { nodes: self.nodes, max: NODES_MAX }) }
     }
 
-    /// The namespace of the nth node's processes, or of the proxy.
-    pub(super) fn namespace(&self, node: Option<usize>) -> Option<&str> {
+    /// The namespace of the processes of the node at a place, or of the proxy.
+    pub(super) fn namespace(&self, place: Option<u32>) -> Option<&str> {
         let hosts = self.hosts.as_ref()?;
-        let host = node.map_or(&hosts.proxy, |nth| &hosts.nodes[nth]);
+        let nth = |place: u32| usize::try_from(place - 1).expect("places are few, and counted from 1");
+        let host = place.map_or(&hosts.proxy, |place| &hosts.nodes[nth(place)]);
         Some(&host.namespace)
     }
 }

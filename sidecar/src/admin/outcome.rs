@@ -17,11 +17,14 @@ const POLL: Duration = Duration::from_millis(5);
 /// Sessions that ask Postgres at one time.
 const SESSIONS_MAX: usize = 4;
 
+/// Whether a snapshot that is taken now sees the end of the transaction. Its log record is decided, and its COMMIT confirmed, a moment earlier.
+const ENDED: &str = "SELECT pg_visible_in_snapshot($1::text::xid8, pg_current_snapshot())";
+
 /// In the words of Postgres; and whether everything up to the end of its WAL, as it was when the transaction was first found committed,
 /// is confirmed. `$2` is the instance: the number means nothing in another. A server that crashed since has forgotten the epoch `$4`.
 const STATUS: &str = "
     SELECT pg_xact_status($1::text::xid8), pg_current_wal_flush_lsn()::text, slot.confirmed_flush_lsn >= $3::text::pg_lsn,
-        howdah.serving_epoch() = $4
+        howdah.serving_epoch() = $4, pg_visible_in_snapshot($1::text::xid8, pg_current_snapshot())
     FROM howdah.node LEFT JOIN pg_replication_slots slot ON slot.slot_name = 'howdah'
     WHERE node.instance = $2";
 
@@ -36,6 +39,29 @@ impl Asker {
     #[must_use]
     pub fn new(target: Target) -> Self {
         Self { target, slots: Arc::new(Semaphore::new(SESSIONS_MAX)) }
+    }
+
+    /// Waits until this node's Postgres has released a transaction that the log has decided: whoever reads from then on sees it. False where that
+    /// did not happen in time, or Postgres could not be asked.
+    pub(crate) async fn released(&self, full_xid: u64) -> bool {
+        match timeout(ANSWER_WAIT_MAX, self.until_ended(full_xid)).await {
+            Ok(Ok(())) => true,
+            Ok(Err(error)) => {
+                tracing::debug!(%error, "PostgreSQL could not be asked whether a transaction is released");
+                false
+            }
+            Err(_) => false,
+        }
+    }
+
+    async fn until_ended(&self, full_xid: u64) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+        let _slot = self.slots.acquire().await?;
+        let session = self.target.connect("howdah-outcome", "").await?;
+        let xid = full_xid.to_string();
+        while !session.query_one(ENDED, &[&xid]).await?.get::<_, bool>(0) {
+            sleep(POLL).await;
+        }
+        Ok(())
     }
 }
 
@@ -77,10 +103,17 @@ impl Admin {
         };
         let outcome = match self.raft.outcome(&look_up.question) {
             Verdict::Open { instance, again } => self.ask_postgres(look_up, instance, again).await,
+            Verdict::Committed(_) if self.may_hold_back(&look_up.question) && !self.asker.released(look_up.full_xid).await => {
+                Outcome::Pending
+            }
             verdict => told(verdict),
         };
         tracing::debug!(?look_up, ?outcome, "a proxy asked for an outcome");
         json(StatusCode::OK, &outcome)
+    }
+
+    fn may_hold_back(&self, question: &Question) -> bool {
+        question.ran_under(self.status.borrow().id, self.board.stage.borrow().epoch)
     }
 
     /// The Postgres that ran the transaction is still the one that writes, so the log alone cannot refuse it. Another's Postgres, or one
@@ -116,15 +149,18 @@ impl Admin {
         while Instant::now() < deadline {
             let Some(row) = session.query_opt(STATUS, &[&xid, &instance, &behind, &epoch]).await? else { return Ok(Outcome::Pending) };
             let (status, end, confirmed): (Option<String>, String, Option<bool>) = (row.get(0), row.get(1), row.get(2));
+            let ended: Option<bool> = row.get(4);
             let verdict = self.raft.outcome(&look_up.question);
-            if !matches!(verdict, Verdict::Open { .. }) {
+            let held_back = matches!(verdict, Verdict::Committed(_)) && ended != Some(true);
+            if !held_back && !matches!(verdict, Verdict::Open { .. }) {
                 return Ok(told(verdict));
             }
             match status.as_deref() {
+                _ if held_back => {}
                 Some("aborted") => return Ok(Outcome::RolledBack),
                 Some(_) if again => return Ok(Outcome::Unknown),
                 Some(_) if row.get::<_, Option<bool>>(3) != Some(true) => return Ok(Outcome::Pending),
-                Some("committed") if confirmed == Some(true) => {
+                Some("committed") if confirmed == Some(true) && ended == Some(true) => {
                     let index = self.raft.decided().borrow().index;
                     return Ok(Outcome::Committed { index });
                 }

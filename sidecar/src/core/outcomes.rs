@@ -44,6 +44,16 @@ pub struct Question {
     pub after: LogIndex,
 }
 
+impl Question {
+    /// It ran under the opening that this node serves now. Then the log may have decided it while this node's Postgres still holds it back, and
+    /// "committed" must wait: who reads here after that answer expects to see it. Elsewhere there is nothing to wait for: another node has applied
+    /// it before it opened, and a later opening of this one comes after the sessions of this opening have ended.
+    #[must_use]
+    pub fn ran_under(&self, node: NodeId, serving: Option<Epoch>) -> bool {
+        self.node == node && Some(self.epoch) == serving
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
     /// It is in the log, at this position.
@@ -183,6 +193,14 @@ mod tests {
         assert_eq!(outcomes.look_up(&ask(1, 100, 9, 2)), Verdict::Refused);
         assert_eq!(outcomes.look_up(&ask(2, 200, 7, 5)), Verdict::Committed(LogIndex(6)));
         assert_eq!(outcomes.look_up(&ask(2, 200, 9, 5)), Verdict::Open { instance: InstanceId(20), again: false });
+    }
+
+    #[test]
+    fn only_the_opening_that_ran_it_can_hold_it_back() {
+        let question = ask(1, 100, 8, 2);
+        assert!(question.ran_under(NodeId(1), Some(Epoch(100))));
+        assert!(!question.ran_under(NodeId(2), Some(Epoch(100))) && !question.ran_under(NodeId(1), Some(Epoch(101))));
+        assert!(!question.ran_under(NodeId(1), None), "closed");
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 use tokio::process::{Child, Command};
@@ -18,6 +18,8 @@ use tokio::time::Instant;
 
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(120);
 const START_POLL: Duration = Duration::from_millis(20);
+/// For each way of stopping.
+const STOP_TIMEOUT: Duration = Duration::from_secs(20);
 /// How much of the server's log goes into an error.
 const LOG_TAIL_BYTES: u64 = 2_000;
 
@@ -203,24 +205,44 @@ impl Server {
             Shutdown::Immediate => "immediate",
         };
         for mode in [mode, "immediate"] {
-            let mut pg_ctl = self.command("pg_ctl");
-            pg_ctl.arg("stop").arg("-D").arg(self.config.pg_data()).args(["-m", mode, "-t", "20", "-s"]);
-            let stopped = run("pg_ctl", pg_ctl).await;
-            if stopped.is_ok() || !self.is_running() {
+            if !self.is_running() {
                 break;
             }
-            tracing::warn!(mode, "PostgreSQL did not stop in time");
+            let mut pg_ctl = self.command("pg_ctl");
+            pg_ctl.arg("stop").arg("-D").arg(self.config.pg_data()).args(["-m", mode, "-W", "-s"]);
+            if let Err(error) = run("pg_ctl", pg_ctl).await {
+                tracing::debug!(%error, mode, "the signal was not sent");
+            }
+            if !self.gone_within(STOP_TIMEOUT).await {
+                tracing::warn!(mode, "PostgreSQL did not stop in time");
+            }
         }
-        if let Some(mut child) = self.child.take() {
-            let _ended = tokio::time::timeout(COMMAND_TIMEOUT, child.wait()).await;
+        if let Some(mut child) = self.child.take()
+            && tokio::time::timeout(STOP_TIMEOUT, child.wait()).await.is_err()
+        {
+            tracing::warn!("PostgreSQL heeded no signal and is killed");
+            child.kill().await.map_err(|source| Error::Run { program: "postgres".into(), source })?;
         }
         Ok(())
     }
 
+    /// `pg_ctl` would wait for a server that was killed and whose exit status nobody has collected yet.
+    async fn gone_within(&self, limit: Duration) -> bool {
+        let deadline = Instant::now() + limit;
+        while self.is_running() {
+            if Instant::now() >= deadline {
+                return false;
+            }
+            tokio::time::sleep(START_POLL).await;
+        }
+        true
+    }
+
+    /// A server that was killed leaves its file with its process id behind, and this id may be another's by now.
     fn is_running(&self) -> bool {
-        let pid = fs::read_to_string(self.config.pg_data().join("postmaster.pid")).ok();
-        let pid = pid.and_then(|text| text.lines().next().map(str::to_owned));
-        pid.is_some_and(|pid| fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim() == "postgres"))
+        let data = self.config.pg_data();
+        let file = fs::read_to_string(data.join("postmaster.pid")).unwrap_or_default();
+        file.lines().next().and_then(|line| line.parse().ok()).is_some_and(|pid| serves(pid, &data))
     }
 
     /// Opens or closes the server to clients, and returns when it is so. Closing does not end the sessions that are there.
@@ -281,6 +303,20 @@ impl Server {
     }
 }
 
+/// The process lives and is the server of this data directory. Where it may not be asked for its directory (another user's, in a container), its name has to do.
+fn serves(pid: u32, data: &Path) -> bool {
+    let process = PathBuf::from(format!("/proc/{pid}"));
+    let Ok(stat) = fs::read_to_string(process.join("stat")) else { return false };
+    // "pid (name) state ...", and a name may hold anything.
+    let Some((name, state)) = stat.rsplit_once(") ") else { return false };
+    let lives = name.ends_with("(postgres") && !state.starts_with(['Z', 'X']);
+    lives
+        && match fs::read_link(process.join("cwd")) {
+            Ok(cwd) => fs::canonicalize(data).is_ok_and(|data| data == cwd),
+            Err(error) => error.kind() == io::ErrorKind::PermissionDenied,
+        }
+}
+
 pub(crate) async fn run(program: &str, mut command: Command) -> Result<(), Error> {
     let output = tokio::time::timeout(COMMAND_TIMEOUT, command.kill_on_drop(true).output())
         .await
@@ -312,3 +348,6 @@ pub(crate) async fn run_long(program: &str, mut command: Command) -> Result<(), 
     }
     Err(Error::Failed { program: program.to_owned(), output: String::from_utf8_lossy(&output.stderr).trim().to_owned() })
 }
+
+#[cfg(test)]
+mod tests;

@@ -34,7 +34,7 @@ impl Manager {
     pub(super) async fn lead(&mut self) -> Result<Stage, Error> {
         self.say(Role::Leader, "leads");
         let mut role = self.raft.role();
-        let term = role.borrow().term;
+        let term = self.term;
         let Some(mut gate) = self.gate.as_ref().map(capture::Handle::state) else { return Ok(Stage::Demote) };
         let marks = sequences::Marks::new(self.target.clone(), self.raft.proposer(term));
         let marking = marks.run(SEQUENCES_EVERY);

@@ -18,7 +18,7 @@ use crate::pg::replication;
 use crate::raft;
 use crate::role::epoch::ServingEpoch;
 use howdah_protocol::admin::Role;
-use howdah_protocol::{Term, settings};
+use howdah_protocol::settings;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::time::{Instant, timeout};
 
@@ -35,6 +35,7 @@ impl Manager {
         if !raft_role.is_leader {
             return Ok(Stage::Demote);
         }
+        self.term = raft_role.term;
         self.say(Role::Promoting, "applying what is decided");
         let goal = self.raft.decided().borrow().index;
         let applier = self.applier.as_ref().ok_or_else(|| Error::Stopped("the applier is not running".into()))?;
@@ -62,7 +63,7 @@ impl Manager {
         // What proxies check on their connections is what the log knows the writer by, so that they can ask it about a transaction.
         let epoch = self.epoch.as_ref().map_or_else(ServingEpoch::fresh, ServingEpoch::epoch);
         let writer = Writer { node: self.config.node, instance: self.instance, epoch };
-        let proposer = self.raft.proposer(raft_role.term);
+        let proposer = self.raft.proposer(self.term);
         let open = Entry::Open { writer, time_ms: unix_ms() };
         let opened = timeout(OPEN_TIMEOUT, proposer.propose(open.encode())).await;
         opened.map_err(|_| Error::Late("deciding the opening", OPEN_TIMEOUT))??;
@@ -74,7 +75,7 @@ impl Manager {
         self.gate = Some(gate);
         attached.map_err(|_| Error::Late("attaching the gate", ATTACH_TIMEOUT))?.map_err(|error| Error::Stopped(error.to_string()))?;
         let attached_ms = begun.elapsed().as_millis();
-        self.tail_decided(raft_role.term).await?;
+        self.tail_decided().await?;
 
         sequences::raise(&self.target, &decisions.sequences).await?;
         self.set_access(Access::Writes).await?;
@@ -88,8 +89,8 @@ impl Manager {
     }
 
     /// Until the log holds everything that the own slot held when this node was reconciled.
-    async fn tail_decided(&self, term: Term) -> Result<(), Error> {
-        let (me, tail) = (self.instance, self.tail);
+    async fn tail_decided(&self) -> Result<(), Error> {
+        let (me, tail, term) = (self.instance, self.tail, self.term);
         let (mut decided, mut role) = (self.raft.decided(), self.raft.role());
         let holds = |now: &raft::Decided| now.watermark >= tail && now.serving.is_some_and(|serving| serving.instance == me);
         tokio::select! {

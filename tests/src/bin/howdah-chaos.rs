@@ -19,6 +19,8 @@ enum Faults {
     Process,
     /// The network only
     Network,
+    /// Slow and full disks only, all on this host
+    Disk,
 }
 
 /// Breaks a cluster for a while, under load, and judges what its clients saw.
@@ -63,13 +65,14 @@ fn run(arguments: &Arguments) -> anyhow::Result<bool> {
         None => std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_secs(),
     };
     let faults = match arguments.faults {
-        Faults::All => [Fault::PROCESS, Fault::NETWORK].concat(),
+        Faults::All => Fault::all(),
+        Faults::Disk => Fault::DISK.to_vec(),
         Faults::Process => Fault::PROCESS.to_vec(),
         Faults::Network => Fault::NETWORK.to_vec(),
     };
     println!("seed {seed}; the same faults in the same order: --seed {seed}");
     let duration = Duration::try_from_secs_f64(arguments.minutes * 60.0)?;
-    let (nodes, network) = (arguments.nodes, arguments.faults != Faults::Process);
+    let (nodes, network) = (arguments.nodes, matches!(arguments.faults, Faults::All | Faults::Network));
     let options = Options { seed, duration, faults, nodes, network, progress: |line| println!("{line}") };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let report = runtime.block_on(async {

@@ -165,11 +165,14 @@ impl Report {
     }
 
     fn tables(&self, text: &mut String) -> fmt::Result {
-        writeln!(text, "| fault | proven | indeterminate | skipped | longest until served again |\n|---|---|---|---|---|")?;
+        let done: Vec<usize> = self.tally().into_values().map(|tally| tally.proven).filter(|proven| *proven > 0).collect();
+        let rarest = done.iter().min().copied().unwrap_or_default();
+        writeln!(text, "{} of {} kinds of faults were proven, the rarest of these {rarest} times.\n", done.len(), self.faults.len())?;
+        writeln!(text, "| fault | struck | proven | indeterminate | skipped | longest until served again |\n|---|---|---|---|---|---|")?;
         for (fault, Tally { proven, indeterminate, skipped }) in self.tally() {
             let longest = self.events.iter().filter(|event| event.fault == fault).map(|event| event.served - event.healed).max();
             let longest = longest.map_or(String::new(), |time| format!("{:.1} s", time.as_secs_f64()));
-            writeln!(text, "| {} | {proven} | {indeterminate} | {skipped} | {longest} |", fault.name())?;
+            writeln!(text, "| {} | {} | {proven} | {indeterminate} | {skipped} | {longest} |", fault.name(), proven + indeterminate)?;
         }
         writeln!(text, "\nUntil served again: from the end of the fault until fifty more commits were acknowledged.\n")?;
         for note in self.notes.iter().take(NOTES_MAX) {
@@ -203,9 +206,10 @@ mod tests {
         let text = report.markdown("x");
         assert!(!report.violated() && text.contains("Nothing was violated"), "{text}");
         assert!(
-            text.contains("| SIGKILL Postgres and sidecar | 1 | 0 | 0 | 2.0 s |") && text.contains("| switchover | 0 | 0 | 0 |  |"),
+            text.contains("| SIGKILL Postgres and sidecar | 1 | 1 | 0 | 0 | 2.0 s |") && text.contains("| switchover | 0 | 0 | 0 | 0 |  |"),
             "{text}"
         );
+        assert!(text.contains("1 of 2 kinds of faults were proven, the rarest of these 1 times"), "{text}");
         assert!(text.contains("seed 7") && text.contains("(x.svg)"), "{text}");
         assert_eq!((report.proven(Fault::KillNode), report.proven(Fault::Switchover)), (1, 0));
     }

@@ -26,12 +26,24 @@ pub enum Fault {
     /// SIGTERM to the leader's sidecar, which hands over and takes its Postgres along.
     StopNode,
     Switchover,
-    /// A node joins and is seeded, and a follower leaves for good. Asks for nodes that have no hosts of their own.
+    /// A node joins and is seeded, and a follower leaves for good.
     ReplaceNode,
     /// Cancel requests for every connection in the middle of a COMMIT, over and over.
     CancelStorm,
     /// The same, and the leader's host dies in the middle.
     CancelStormAndKill,
+    /// Every fsync of the leader's log takes long.
+    SlowLog,
+    /// Every fsync of the leader's Postgres.
+    SlowPostgresDisk,
+    /// Every fsync on one follower.
+    SlowFollower,
+    /// Not a block is left where the leader has its log.
+    FullLog,
+    /// Not a block is left where the leader's Postgres is.
+    FullPostgresDisk,
+    /// Not a block is left on a follower.
+    FullFollower,
     /// The leader and everybody else, the proxy too, do not reach each other.
     LeaderAlone,
     /// The leader and the followers do not reach each other; the proxy reaches all.
@@ -81,6 +93,9 @@ impl Fault {
         Self::CancelStormAndKill,
     ];
 
+    pub const DISK: &[Self] =
+        &[Self::SlowLog, Self::SlowPostgresDisk, Self::SlowFollower, Self::FullLog, Self::FullPostgresDisk, Self::FullFollower];
+
     pub const NETWORK: &[Self] = &[
         Self::LeaderAlone,
         Self::LeaderCutFromFollowers,
@@ -97,9 +112,20 @@ impl Fault {
         Self::LossyNetwork,
     ];
 
+    /// Everything that is known.
+    #[must_use]
+    pub fn all() -> Vec<Self> {
+        [Self::PROCESS, Self::DISK, Self::NETWORK].concat()
+    }
+
     #[must_use]
     pub fn needs_network(self) -> bool {
         Self::NETWORK.contains(&self)
+    }
+
+    #[must_use]
+    pub fn needs_disks(self) -> bool {
+        Self::DISK.contains(&self)
     }
 
     #[must_use]
@@ -123,6 +149,12 @@ impl Fault {
             Self::ReplaceNode => "node added, another removed",
             Self::CancelStorm => "cancel storm",
             Self::CancelStormAndKill => "cancel storm and SIGKILL",
+            Self::SlowLog => "slow disk under the leader's log",
+            Self::SlowPostgresDisk => "slow disk under the leader's Postgres",
+            Self::SlowFollower => "slow disks of a follower",
+            Self::FullLog => "full disk under the leader's log",
+            Self::FullPostgresDisk => "full disk under the leader's Postgres",
+            Self::FullFollower => "full disks of a follower",
             Self::LeaderAlone => "leader alone",
             Self::LeaderCutFromFollowers => "leader cut from followers",
             Self::FollowerAlone => "follower alone",

@@ -13,11 +13,18 @@ const RING_MIN: usize = 4;
 const FLAPS: usize = 4;
 const FLAP_MS: std::ops::Range<u64> = 100..700;
 
-pub(super) async fn strike(fault: Fault, leader: usize, network: &mut Network, random: &mut StdRng) -> Result<Strike> {
+/// Where the nodes are, in the network. Hosts are numbered from 0; one that no node has at present is nobody's.
+pub(super) struct Hosts {
+    pub(super) leader: usize,
+    pub(super) followers: Vec<usize>,
+}
+
+pub(super) async fn strike(fault: Fault, hosts: Hosts, network: &mut Network, random: &mut StdRng) -> Result<Strike> {
+    let Hosts { leader, followers } = hosts;
     let proxy = network.hosts() - 1;
-    let followers: Vec<usize> = (0..proxy).filter(|host| *host != leader).collect();
     let follower = *followers.choose(random).context("a cluster of one has no follower")?;
-    let everybody: Vec<usize> = (0..network.hosts()).collect();
+    let nodes = [&[leader], followers.as_slice()].concat();
+    let everybody = [nodes.as_slice(), &[proxy]].concat();
     let cuts = match fault {
         Fault::LeaderAlone => both(&[leader], &everybody),
         Fault::LeaderCutFromFollowers => both(&[leader], &followers),
@@ -33,12 +40,12 @@ pub(super) async fn strike(fault: Fault, leader: usize, network: &mut Network, r
             sides[side].push(proxy);
             both(&sides[0], &sides[1])
         }
-        Fault::Ring if proxy < RING_MIN => return Ok(Strike::Skipped(format!("{proxy} nodes are a ring already"))),
-        Fault::Ring => ring(proxy),
+        Fault::Ring if nodes.len() < RING_MIN => return Ok(Strike::Skipped(format!("{} nodes are a ring already", nodes.len()))),
+        Fault::Ring => ring(nodes.len()).into_iter().map(|(from, to)| (nodes[from], nodes[to])).collect(),
         Fault::Flapping => return flap(leader, &everybody, network, random).await,
         Fault::NarrowNetwork => return slow(Slowness::Narrow, network),
         Fault::LossyNetwork => return slow(Slowness::Lossy, network),
-        _ => bail!("{fault:?} is a fault of processes"),
+        _ => bail!("{fault:?} is no fault of the network"),
     };
     let cuts: Vec<(usize, usize)> = cuts.into_iter().filter(|(from, to)| from != to).collect();
     install(&cuts, network)?;

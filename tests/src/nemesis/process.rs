@@ -1,15 +1,14 @@
 //! Faults of processes: they die, hang, are told to end, or are disturbed in the middle of a COMMIT.
 
-use super::{Fault, Strike};
+use super::{Fault, Strike, World};
 use crate::Fixture;
 use crate::workload::Shared;
 use anyhow::{Context, Result, bail};
 use howdah_ctl::admin;
-use howdah_ctl::cluster::{Error, Part, Paused, Shutdown};
+use howdah_ctl::cluster::{Part, Paused, Shutdown};
 use howdah_protocol::NodeId;
 use rand::Rng;
 use rand::rngs::StdRng;
-use rand::seq::IndexedRandom;
 use std::time::{Duration, Instant};
 use tokio_postgres::NoTls;
 
@@ -22,9 +21,17 @@ const REPLACE_TIMEOUT: Duration = Duration::from_secs(60);
 
 type Done = (Strike, Option<Paused>);
 
-pub(super) async fn strike(fault: Fault, leader: NodeId, fixture: &mut Fixture, clients: &Shared, random: &mut StdRng) -> Result<Done> {
-    let followers: Vec<NodeId> = fixture.nodes().into_iter().filter(|node| *node != leader).collect();
-    let follower = *followers.choose(random).context("a cluster of one has no follower")?;
+pub(super) async fn strike(
+    fault: Fault,
+    [leader, follower]: [NodeId; 2],
+    world: &mut World,
+    clients: &Shared,
+    random: &mut StdRng,
+) -> Result<Done> {
+    if fault == Fault::ReplaceNode {
+        return replace(world, follower).await.map(|strike| (strike, None));
+    }
+    let fixture = &mut world.fixture;
     let proof = match fault {
         Fault::KillPostgres | Fault::KillSidecar | Fault::KillNode => kill(fault, leader, fixture).await?,
         Fault::KillFollower => kill(Fault::KillNode, follower, fixture).await?,
@@ -51,7 +58,6 @@ pub(super) async fn strike(fault: Fault, leader: NodeId, fixture: &mut Fixture, 
             gone(&pids)?
         }
         Fault::Switchover => return switchover(fixture, leader).await.map(|strike| (strike, None)),
-        Fault::ReplaceNode => return replace(fixture, follower).await.map(|strike| (strike, None)),
         Fault::CancelStorm => return Ok((told(storm(clients, STORM).await, ""), None)),
         Fault::CancelStormAndKill => {
             let before = Duration::from_millis(random.random_range(200..1000));
@@ -59,7 +65,7 @@ pub(super) async fn strike(fault: Fault, leader: NodeId, fixture: &mut Fixture, 
             let killed = kill(Fault::KillNode, leader, fixture).await?;
             return Ok((told(sent + storm(clients, STORM).await, &killed), None));
         }
-        _ => bail!("{fault:?} is a fault of the network"),
+        _ => bail!("{fault:?} is no fault of processes"),
     };
     Ok((Strike::Proven(proof), None))
 }
@@ -136,14 +142,18 @@ async fn switchover(fixture: &Fixture, leader: NodeId) -> Result<Strike> {
     })
 }
 
-async fn replace(fixture: &mut Fixture, old: NodeId) -> Result<Strike> {
+async fn replace(world: &mut World, old: NodeId) -> Result<Strike> {
+    let World { fixture, disks, .. } = world;
     let ids = |fixture: &Fixture| fixture.nodes().iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
     let before = ids(fixture);
-    match fixture.replace_node(old, None, REPLACE_TIMEOUT, &mut |_| {}).await {
-        Ok(new) => Ok(Strike::Proven(format!("node {new} came, node {old} left: {before} are {} now", ids(fixture)))),
-        Err(Error::OnHosts) => Ok(Strike::Skipped("nodes with hosts of their own do not come and go".to_owned())),
-        Err(error) => Err(error.into()),
+    if let Some(disks) = disks {
+        disks.make(fixture, fixture.next_id())?;
     }
+    let new = fixture.replace_node(old, None, REPLACE_TIMEOUT, &mut |_| {}).await?;
+    if let Some(disks) = disks {
+        disks.remove(old);
+    }
+    Ok(Strike::Proven(format!("node {new} came, node {old} left: {before} are {} now", ids(fixture))))
 }
 
 /// How many cancel requests were sent to connections whose COMMIT was in flight.

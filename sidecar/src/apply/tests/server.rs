@@ -1,6 +1,7 @@
 //! A throw-away Postgres: its own folder, a Unix socket only, gone with the value.
 
 use crate::pg::connect::Target;
+use crate::pg::installed;
 use std::os::unix::fs::chown;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -45,10 +46,7 @@ fn owner() -> Option<(u32, u32)> {
 }
 
 fn program(name: &str) -> PathBuf {
-    let versions = std::fs::read_dir("/usr/lib/postgresql").expect("PostgreSQL is installed");
-    let version = |path: &PathBuf| path.file_name().and_then(|name| name.to_str()?.parse::<u32>().ok());
-    let newest = versions.filter_map(|entry| Some(entry.ok()?.path())).max_by_key(version).expect("PostgreSQL is installed");
-    newest.join("bin").join(name)
+    installed::programs().join(name)
 }
 
 fn run(program_path: &Path, arguments: &[&str]) -> Output {

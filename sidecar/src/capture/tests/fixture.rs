@@ -3,10 +3,11 @@
 use crate::capture::{Handle, Options, start};
 use crate::core::entry::Writer;
 use crate::pg::connect::Target;
+use crate::pg::installed;
 use crate::pg::replication;
 use howdah_protocol::{Epoch, InstanceId, Lsn, NodeId, settings};
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 use tokio_postgres::Client;
@@ -124,7 +125,7 @@ impl Postgres {
     }
 
     pub(super) fn program(&self, name: &str) -> Command {
-        let mut command = Command::new(programs().join(name));
+        let mut command = Command::new(installed::programs().join(name));
         command.current_dir(self.folder.path());
         if let Some((uid, gid)) = unprivileged() {
             command.uid(uid).gid(gid);
@@ -154,13 +155,6 @@ fn unprivileged() -> Option<(u32, u32)> {
     let line = users.lines().find(|line| line.starts_with("postgres:")).expect("the user that PostgreSQL's package makes");
     let mut fields = line.split(':').skip(2).map(|field| field.parse().expect("a number"));
     fields.next().zip(fields.next())
-}
-
-fn programs() -> PathBuf {
-    let folders = std::fs::read_dir("/usr/lib/postgresql").expect("PostgreSQL is installed").filter_map(Result::ok);
-    let version = |path: &Path| path.file_name().and_then(|name| name.to_str()?.parse::<u32>().ok());
-    let newest = folders.map(|folder| folder.path()).filter(|path| path.join("bin/postgres").exists()).max_by_key(|path| version(path));
-    newest.expect("PostgreSQL is installed").join("bin")
 }
 
 /// Waits until the condition holds; fails the test when it does not in time.

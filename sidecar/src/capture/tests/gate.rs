@@ -2,6 +2,7 @@
 
 use super::fixture::{DEADLINE, Postgres, until, waiting};
 use super::log::{Log, Mode};
+use crate::admin::outcome::Asker;
 use tokio::task::JoinHandle;
 use tokio_postgres::Client;
 
@@ -45,6 +46,27 @@ async fn a_commit_waits_for_its_decision_and_is_invisible_until_then() {
     let state = gate.stop().await;
     assert!(state.error.is_none() && state.stopped && !state.attached);
     assert!(state.confirmed >= log.watermark());
+}
+
+#[tokio::test]
+async fn a_look_up_waits_until_the_rows_are_visible() {
+    let postgres = Postgres::start().await;
+    let log = Log::default();
+    let _gate = postgres.gate(&log).await;
+    let (observer, client) = (postgres.local().await, postgres.client().await);
+    let asker = Asker::new(postgres.target());
+    log.mode(Mode::Hold);
+    client.batch_execute("BEGIN; INSERT INTO t VALUES (1, 'one')").await.unwrap();
+    let xid: String = client.query_one("SELECT pg_current_xact_id()::text", &[]).await.unwrap().get(0);
+    let xid: u64 = xid.parse().unwrap();
+    let write = tokio::spawn(async move { client.batch_execute("COMMIT").await });
+    until("the commit waits", async || log.held() == 1 && waiting(&observer).await == 1).await;
+    assert!(!asker.released(xid).await, "it waits, and does not say so");
+    let asked = tokio::spawn(async move { asker.released(xid).await });
+    log.release(1);
+    assert!(asked.await.unwrap(), "it was released, and does not say so");
+    assert_eq!(count(&observer).await, 1);
+    done(write).await;
 }
 
 #[tokio::test]

@@ -125,8 +125,10 @@ impl World {
         let leader = self.nodes[node].sidecar.as_ref().filter(|sidecar| sidecar.leads_open());
         let again = Doing::Asking { question, tx, times: times + 1 };
         let Some(sidecar) = leader else { return Ok(again) };
-        // Between the decision and the gate's confirmation lies no wait, but a step of this world: the answer comes behind both.
-        if tx.is_some_and(|tx| self.nodes[node].postgres.holds_back(tx)) {
+        let postgres = &self.nodes[node].postgres;
+        // Between the decision and the gate's confirmation.
+        let waits = question.ran_under(NodeId(node as u64 + 1), postgres.epoch) && tx.is_some_and(|tx| postgres.holds_back(tx));
+        if waits && self.mistake != Some(Mistake::AnswersBeforeTheGate) {
             return Ok(again);
         }
         match (sidecar.outcomes.look_up(&question), tx) {

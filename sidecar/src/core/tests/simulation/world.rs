@@ -44,6 +44,8 @@ pub(super) enum Mistake {
     ForgetsItsOpening,
     /// A reader does not look whether the lease has ended.
     ReadsWithoutLease,
+    /// A client is told "committed" by a server that still holds the transaction back.
+    AnswersBeforeTheGate,
 }
 
 impl Mistake {
@@ -58,6 +60,7 @@ impl Mistake {
         Self::ConnectsWithoutEpoch,
         Self::ForgetsItsOpening,
         Self::ReadsWithoutLease,
+        Self::AnswersBeforeTheGate,
     ];
 }
 
