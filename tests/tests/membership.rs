@@ -120,3 +120,33 @@ async fn a_group_is_not_cut_below_a_living_majority() -> Result<()> {
     ensure!(follower == Some(Role::Follower), "{follower:?}");
     cluster.assert_identical(&["public.t"]).await
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_group_grows_from_one_node_to_five_and_then_survives_two_deaths() -> Result<()> {
+    let mut cluster = Fixture::start_with(|options| options.nodes = 1).await?;
+    let url = cluster.info().proxy_url();
+    prepare(&url).await?;
+    let load = Load::start(&Options { url: url.clone(), clients: 2, script: Script::Insert, seed: 11 });
+    more_writes(&load, "writes with one").await?;
+    for size in 2..=5 {
+        cluster.add_node(None, PATIENCE * 2, &mut tell).await?;
+        assert_eq!(voters(&cluster).await?, (1..=size).collect::<Vec<_>>());
+        more_writes(&load, "writes with one more").await?;
+    }
+    let first = cluster.leader().await?;
+    let other = cluster.a_follower().await?;
+    cluster.kill_node(first).await?;
+    cluster.kill_node(other).await?;
+    more_writes(&load, "writes with three of five").await?;
+    let three = cluster.observe().await.answers().count();
+    assert_eq!(three, 3, "nobody died");
+    for node in [first, other] {
+        cluster.restart_node(node).await?;
+        cluster.wait_follower(node, PATIENCE).await?;
+    }
+    let report = load.stop().await?;
+    let audit = report.audit(&url).await?;
+    ensure!(audit.lost.is_empty() && audit.ghosts.is_empty(), "{:?} lost, {:?} ghosts", audit.lost, audit.ghosts);
+    cluster.wait_settled(PATIENCE).await?;
+    cluster.assert_identical(&["public.howdah_load"]).await
+}

@@ -7,9 +7,9 @@ use howdah_protocol::{Epoch, InstanceId, LogIndex, NodeId};
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// The server process of the apply session, once there is one.
+/// The server process of the apply session, once there is one; a former session may not be gone yet.
 async fn applier_pid(pair: &Pair) -> i32 {
-    const PID: &str = "SELECT pid FROM pg_stat_activity WHERE application_name = 'howdah-apply'";
+    const PID: &str = "SELECT pid FROM pg_stat_activity WHERE application_name = 'howdah-apply' ORDER BY backend_start DESC LIMIT 1";
     let deadline = Instant::now() + Duration::from_secs(30);
     loop {
         if let Some(row) = pair.target.query_opt(PID, &[]).await.unwrap() {
