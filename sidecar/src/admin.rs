@@ -105,8 +105,7 @@ impl Admin {
             (&Method::GET, "/v1/outcome") => self.outcome(request.uri().query().unwrap_or_default()).await,
             (&Method::GET, "/v1/checksum") => self.checksum(request.uri().query().unwrap_or_default()).await,
             (method, path) if path == "/v1/seed" || path.starts_with("/v1/seed/") => {
-                let role = self.status.borrow().role;
-                self.seed.answer(role, method, path, request.uri().query().unwrap_or_default()).await
+                self.seed.answer(method, path, request.uri().query().unwrap_or_default()).await
             }
             (&Method::POST, repair::PATH) => {
                 let role = self.status.borrow().role;

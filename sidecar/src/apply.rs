@@ -29,7 +29,7 @@ mod runner;
 mod session;
 mod sql;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod unblock;
 
 use crate::core::{coalesce, ddl as command};

@@ -27,7 +27,7 @@ pub struct Config {
     pub postgres: Postgres,
     /// The members that found the group, this node included; later the members are in the log. Of a node that joins, its own entry is enough.
     pub peers: Vec<Peer>,
-    /// This node founds no group: it waits until it is added to one (`howdahctl node add`), is filled from the leader, and follows.
+    /// This node founds no group: it waits until it is added to one (`howdahctl node add`), is filled from another node, and follows.
     #[serde(default)]
     pub join: bool,
     /// The log is shortened when it takes more than this on disk. What is kept lets a node catch up that was away.
@@ -42,6 +42,9 @@ pub struct Config {
     /// How often the leader compares all nodes without being asked, in seconds; 0 for never.
     #[serde(default = "default_verify_interval_s")]
     pub verify_interval_s: u64,
+    /// A follower's sessions that hold apply up for longer (a reader in front of DDL, a node that is filled from it) are ended, in seconds.
+    #[serde(default = "default_apply_delay_max_s")]
+    pub apply_delay_max_s: u64,
     #[serde(default)]
     pub seed: Seed,
     #[serde(default)]
@@ -96,7 +99,7 @@ pub struct Postgres {
     pub settings: BTreeMap<String, String>,
 }
 
-/// What this node, while it leads, gives to a node that is being filled.
+/// What this node gives to a node that is being filled from it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Seed {
@@ -104,7 +107,7 @@ pub struct Seed {
     pub connections: u8,
     /// All of them together send at most this much.
     pub megabytes_per_second: u32,
-    /// While the leader's machine has no processor time to spare, they send this much.
+    /// While this node's machine has no processor time to spare, they send this much.
     pub megabytes_per_second_busy: u32,
 }
 
@@ -166,6 +169,11 @@ fn default_verify_interval_s() -> u64 {
     86_400
 }
 
+/// As long as a hot standby's `max_standby_streaming_delay`.
+fn default_apply_delay_max_s() -> u64 {
+    30
+}
+
 fn default_os_user() -> String {
     "postgres".to_owned()
 }
@@ -222,6 +230,9 @@ impl Config {
         }
         if self.log_age_max_s == 0 {
             return Err("log_age_max_s: at least 1".into());
+        }
+        if self.apply_delay_max_s == 0 {
+            return Err("apply_delay_max_s: at least 1".into());
         }
         self.seed.check()?;
         for name in self.postgres.settings.keys() {

@@ -76,7 +76,7 @@ async fn run(config: Config) -> Result<()> {
         secret: config.secret.as_str().into(),
         raft: raft.clone(),
         commands,
-        seed: Source::new(Server::target(&config), config.postgres.bin_dir.clone(), config.seed),
+        seed: Source::new(Server::target(&config), config.postgres.bin_dir.clone(), config.seed, raft.clone(), board.clone()),
         asker: Asker::new(Server::target(&config)),
         repair: repair::Source::new(Server::target(&config)),
         attendant: Attendant::new(&config, Server::target(&config), raft.clone(), board.clone()),

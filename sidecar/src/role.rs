@@ -122,6 +122,8 @@ pub struct Manager {
     /// The term that this node was promoted in last.
     term: Term,
     repairs: repair::History,
+    /// The last filling was a follower's and failed: the next one is the leader's.
+    spares_followers: bool,
 }
 
 impl Manager {
@@ -154,6 +156,7 @@ impl Manager {
             gate: None,
             term: Term::default(),
             repairs: repair::History::default(),
+            spares_followers: false,
         })
     }
 

@@ -282,8 +282,16 @@ async fn where_rows_are_not_enough_the_ex_leader_is_seeded_with_the_reason() -> 
     Ok(())
 }
 
-/// A large transaction that does not end keeps the ex-leader from being filled for as long as it is wanted. Meanwhile leadership is forced
-/// upon it: it has the log, but nothing to open.
+/// Begins to be filled from `node`, and takes nothing.
+async fn keep_busy(cluster: &Fixture, node: NodeId) -> Result<()> {
+    let secret = format!("{}: {}", howdah_ctl::admin::SECRET_HEADER, cluster.info().secret);
+    let answer = ask(cluster, node, &format!("POST /v1/seed?node=99&from=0 HTTP/1.1\r\ncontent-length: 0\r\n{secret}")).await?;
+    ensure!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    Ok(())
+}
+
+/// The other follower fills a node that takes nothing, and a large transaction on the leader does not end: so the ex-leader is not filled for as long
+/// as it is wanted. Meanwhile leadership is forced upon it: it has the log, but nothing to open.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_that_cannot_lead_hands_on_what_it_is_given() -> Result<()> {
     let mut cluster = Fixture::start_with(|options| {
@@ -293,6 +301,9 @@ async fn a_node_that_cannot_lead_hands_on_what_it_is_given() -> Result<()> {
     cluster.client().await?.batch_execute("CREATE TABLE t (id int PRIMARY KEY)").await?;
     let unfit = diverge(&mut cluster, &["CREATE TABLE lost (id int PRIMARY KEY)"]).await?;
     let now = cluster.leader().await?;
+    let other = cluster.nodes().into_iter().find(|node| ![unfit, now].contains(node)).context("a third node")?;
+    cluster.wait_follower(other, PATIENCE).await?;
+    keep_busy(&cluster, other).await?;
     let holder = cluster.node_client(now).await?;
     holder.batch_execute("BEGIN; INSERT INTO t SELECT generate_series(1, 20000)").await?;
     let from = log_len(&cluster, unfit)?;
@@ -315,10 +326,15 @@ async fn a_node_that_cannot_lead_hands_on_what_it_is_given() -> Result<()> {
 }
 
 async fn metrics(cluster: &Fixture, node: NodeId) -> Result<String> {
+    ask(cluster, node, "GET /metrics HTTP/1.1").await
+}
+
+/// The whole answer of a node's admin API.
+async fn ask(cluster: &Fixture, node: NodeId, request: &str) -> Result<String> {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let address = cluster.info().node(node).context("no such node")?.admin;
     let mut stream = tokio::net::TcpStream::connect(address).await?;
-    stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await?;
+    stream.write_all(format!("{request}\r\nhost: x\r\nconnection: close\r\n\r\n").as_bytes()).await?;
     let mut text = String::new();
     tokio::time::timeout(PATIENCE, stream.read_to_string(&mut text)).await??;
     Ok(text)

@@ -40,7 +40,7 @@ Examples:
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Node {
-    /// Start a new node, fill it from the leader, and give it a vote.
+    /// Start a new node, fill it from another, and give it a vote.
     #[command(after_help = ADD_HELP)]
     Add(Add),
     /// Take a node out of the group and stop it.

@@ -8,6 +8,6 @@ mod large;
 mod migration;
 mod random;
 mod repair;
-mod server;
+pub(crate) mod server;
 mod throughput;
 mod types;

@@ -53,6 +53,14 @@ impl Decisions {
         self.watermarks.get(&instance).copied().unwrap_or_default()
     }
 
+    /// Whether this prefix of the log holds all that `me` ever wrote as a leader, `known` being a longer prefix, and another has opened since:
+    /// then what a follower's Postgres holds at this position is this prefix and nothing else.
+    #[must_use]
+    pub fn holds_all_of(&self, me: InstanceId, known: &Self) -> bool {
+        let mine = |decisions: &Self| decisions.serving.is_some_and(|serving| serving.instance == me);
+        !mine(self) && !mine(known) && self.watermark(me) == known.watermark(me)
+    }
+
     /// Of a snapshot up to `lsn` that was asked for when `by` was the last opening known; behind it a mark was committed.
     #[must_use]
     pub fn fate(&self, by: Serving, lsn: Lsn) -> Fate {
@@ -177,6 +185,32 @@ mod tests {
             admitted(&mut decisions, Entry::Open { writer: again, time_ms: 0 });
             assert_eq!(decisions.fate(by, Lsn(10)), Fate::Void);
         }
+    }
+
+    #[test]
+    fn a_followers_rows_are_its_position_only_behind_its_own_reign() {
+        let me = InstanceId(10);
+        let mut log = vec![
+            Entry::Open { writer: writer(2, 1), time_ms: 0 },
+            batch(writer(2, 1), &[10]),
+            Entry::Open { writer: writer(1, 2), time_ms: 0 },
+            batch(writer(1, 2), &[20]),
+            Entry::Open { writer: writer(2, 3), time_ms: 0 },
+            // What a deposed leader still had in flight is not in the log.
+            batch(writer(1, 2), &[30]),
+            batch(writer(2, 3), &[40]),
+        ];
+        let mut prefixes = vec![Decisions::default()];
+        for entry in log.drain(..) {
+            let mut next = prefixes[prefixes.len() - 1].clone();
+            admitted(&mut next, entry);
+            prefixes.push(next);
+        }
+        let holds = |known: &Decisions| prefixes.iter().map(|prefix| prefix.holds_all_of(me, known)).collect::<Vec<_>>();
+        // Before it opened nothing is its own; afterwards only what lies behind the other's opening will do.
+        assert_eq!(holds(&prefixes[2])[..3], [true, true, true]);
+        assert_eq!(holds(&prefixes[4])[..5], [false; 5]);
+        assert_eq!(holds(&prefixes[7]), [false, false, false, false, false, true, true, true]);
     }
 
     #[test]

@@ -1,6 +1,6 @@
-//! How fast a leader gives its rows to a node that is being filled.
+//! How fast a node gives its rows to one that is being filled.
 //!
-//! What nobody else needs is used: while the leader's machine has processor time to spare the rate rises, where it has none the rate falls, down to a
+//! What nobody else needs is used: while the giver's machine has processor time to spare the rate rises, where it has none the rate falls, down to a
 //! floor. The floor is there because on a machine that is always busy a node would otherwise never be filled.
 
 /// Of all processors' time, so much idle means that there is room; less than the second, that there is none.

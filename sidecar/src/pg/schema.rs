@@ -32,13 +32,6 @@ pub struct Settled {
     pub version: String,
 }
 
-/// Where a fresh node starts: at the beginning of the log, or at what it was seeded with.
-#[derive(Debug, Clone, Default)]
-pub struct Origin {
-    pub applied: LogIndex,
-    pub decisions: Decisions,
-}
-
 /// Checks the server, makes the database, the roles and the schema where they are missing, and says who this node is.
 pub async fn settle(config: &Config, target: &Target, new_instance: InstanceId) -> Result<Settled, Error> {
     let mut maintenance = target.clone();
@@ -181,11 +174,10 @@ fn problems(found: &Found) -> Vec<String> {
     problems
 }
 
-/// Writes where a seeded node starts.
-pub async fn set_origin(target: &Target, origin: &Origin) -> Result<(), Error> {
+/// Writes where a seeded node starts: the position, and the state there as the applier keeps it.
+pub async fn set_origin(target: &Target, applied: LogIndex, state: &str) -> Result<(), Error> {
     let client = target.connect("howdah-settle", LOCAL).await?;
-    let index = i64::try_from(origin.applied.0).unwrap_or(i64::MAX);
-    let state = serde_json::to_string(&origin.decisions).expect("maps with string keys become JSON");
+    let index = i64::try_from(applied.0).unwrap_or(i64::MAX);
     client.execute("UPDATE howdah.progress SET applied_index = $1, state = $2::text::jsonb", &[&index, &state]).await?;
     Ok(())
 }

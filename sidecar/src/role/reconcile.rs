@@ -13,6 +13,7 @@ use crate::raft;
 use crate::role::epoch::{self, ServingEpoch};
 use howdah_protocol::admin::Role;
 use howdah_protocol::{Epoch, LogIndex, Lsn, settings};
+use std::time::Duration;
 use tokio::sync::watch;
 
 /// What may happen to a follower.
@@ -115,7 +116,8 @@ impl Manager {
     /// Everything that was committed here is decided, or is about to be proposed: nothing of another's can meet what is not.
     pub(super) fn run_applier(&mut self) {
         if self.applier.is_none() {
-            let options = apply::Options::new(self.target.clone(), self.instance);
+            let mut options = apply::Options::new(self.target.clone(), self.instance);
+            options.max_apply_delay = Duration::from_secs(self.config.apply_delay_max_s);
             let applier = apply::start(options, self.raft.clone());
             self.board.follow_applied(applier.applied());
             self.board.holder.send_replace(Some(applier.holder()));

@@ -31,7 +31,7 @@ impl Manager {
         if let Some(applier) = self.applier.take() {
             applier.stop().await;
         }
-        let leader = other_leader(&self.config, &self.raft).await?;
+        let leader = other_leader(&self.config, &self.raft).await?.address;
         self.say(Role::Repairing, format!("is repaired from {leader}"));
         let repair =
             repair::Repair { config: &self.config, target: &self.target, raft: &self.raft, board: &self.board, instance: self.instance };

@@ -41,7 +41,7 @@ async fn list(client: &Client) -> Result<Vec<Sequence>, tokio_postgres::Error> {
     let rows = client
         .query(
             "SELECT c.oid, format('%I.%I', n.nspname, c.relname), s.seqincrement, s.seqmin, s.seqmax, pg_sequence_last_value(c.oid),
-                    format('%I.%I', tn.nspname, t.relname), a.attname
+                    CASE WHEN t.oid IS NOT NULL THEN format('%I.%I', tn.nspname, t.relname) END, a.attname
              FROM pg_sequence s JOIN pg_class c ON c.oid = s.seqrelid JOIN pg_namespace n ON n.oid = c.relnamespace
                 LEFT JOIN pg_depend d ON d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.objsubid = 0
                     AND d.refclassid = 'pg_class'::regclass AND d.refobjsubid > 0 AND d.deptype IN ('a', 'i')

@@ -1,6 +1,7 @@
 //! Counts what has come, and tells it now and then.
 
 use super::plan::Plan;
+use howdah_protocol::NodeId;
 use howdah_protocol::admin::{Seeding, SeedingStage};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -35,8 +36,9 @@ impl Meter {
         self.change(true, |now| now.stage = stage);
     }
 
-    pub(super) fn plan(&self, plan: &Plan) {
+    pub(super) fn plan(&self, giver: NodeId, plan: &Plan) {
         self.change(true, |now| {
+            now.from = Some(giver);
             now.bytes_total = plan.pieces.iter().map(|piece| piece.bytes).sum();
             now.rows_total = plan.tables.iter().map(|table| table.rows).sum();
         });
@@ -74,7 +76,7 @@ impl Drop for Meter {
     }
 }
 
-/// Tells a piece's bytes while it is copied. What comes over the network is as much as what the leader stores only about: it
+/// Tells a piece's bytes while it is copied. What comes over the network is as much as what the giver stores only about: it
 /// never tells more than the piece has, and in the end exactly that.
 #[derive(Debug)]
 pub(super) struct PieceMeter<'a> {

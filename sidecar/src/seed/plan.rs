@@ -1,23 +1,24 @@
-//! What is to be copied: tables in pieces, and sequences, as the leader has them at the snapshot.
+//! What is to be copied: tables in pieces, and sequences, as the node that gives them has them at the snapshot.
 
-use howdah_protocol::{InstanceId, Lsn};
+use super::keeper::Position;
+use howdah_protocol::InstanceId;
 use serde::{Deserialize, Serialize};
 use tokio_postgres::{Client, Error};
 
 /// Pages of a table that are copied by one COPY: 32 MiB.
 const PIECE_PAGES: u64 = 4096;
 
-/// The leader's answer to whoever begins a filling.
+/// The answer to whoever begins a filling.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Plan {
     /// Names this filling in the calls that follow.
     pub(super) id: u64,
-    /// The snapshot's place in the leader's WAL, and whose WAL that is.
-    pub(super) lsn: Lsn,
+    /// Where the snapshot stands, and whose it is.
+    pub(super) position: Position,
     pub(super) instance: InstanceId,
-    /// Major version of the leader's PostgreSQL.
+    /// Major version of the PostgreSQL that gives the rows.
     pub(super) version: u32,
-    /// Streams at once that the leader gives.
+    /// Streams at once that there may be.
     pub(super) connections: usize,
     /// JSON, in the form in which roles travel in the log.
     pub(super) roles: String,

@@ -23,7 +23,8 @@ pub(super) struct Copying {
     pub(super) plan: Plan,
     /// Major version of the PostgreSQL here.
     pub(super) version: u32,
-    pub(super) leader: String,
+    /// The admin address of the node that gives them.
+    pub(super) giver: String,
     pub(super) secret: String,
     pub(super) target: Target,
     pub(super) meter: Arc<Meter>,
@@ -48,7 +49,7 @@ impl Copying {
         let table = &self.plan.tables[piece.table];
         let form = table.form(self.plan.version == self.version);
         let path = format!("/v1/seed/rows?id={}&piece={at}&form={}", self.plan.id, form.as_str());
-        let mut body = get(&self.leader, &path, &self.secret).await?;
+        let mut body = get(&self.giver, &path, &self.secret).await?;
         let failed = |source| Error::Rows { table: format!("{}.{}", table.schema, table.name), source };
         let mut copy = pin!(client.copy_in::<_, Bytes>(&table.copy_in(form)).await.map_err(failed)?);
         let mut meter = PieceMeter::new(&self.meter, piece.bytes);
@@ -73,9 +74,9 @@ async fn work(copying: Arc<Copying>, next: Arc<AtomicUsize>) -> Result<(), Error
     }
 }
 
-pub(super) async fn get(leader: &str, path: &str, secret: &str) -> Result<Incoming, Error> {
-    let response = tokio::time::timeout(CHUNK_TIMEOUT, client::get(leader, path, Some(secret))).await;
-    Ok(response.map_err(|_| Error::Broken("the leader does not answer".into()))??.into_body())
+pub(super) async fn get(giver: &str, path: &str, secret: &str) -> Result<Incoming, Error> {
+    let response = tokio::time::timeout(CHUNK_TIMEOUT, client::get(giver, path, Some(secret))).await;
+    Ok(response.map_err(|_| Error::Broken(format!("{giver} does not answer")))??.into_body())
 }
 
 /// The next part; none at the end of a whole body.

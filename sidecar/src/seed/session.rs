@@ -1,17 +1,20 @@
-//! One filling, on the leader: the snapshot that all its streams share, the locks that keep it true, and the plan.
+//! One filling, on the node that gives its rows: the snapshot that all its streams share, the locks that keep it true, and the plan.
 //!
-//! A transaction (the keeper) holds the snapshot of a temporary slot, and with it an ACCESS SHARE lock on every table that is copied: so nobody rewrites,
-//! empties or drops one meanwhile, which would show through the snapshot. Between the snapshot and the locks somebody may have; that
-//! is looked for, and then the attempt is void. The slot itself is gone before the first row is copied, so that it holds no WAL back.
+//! A transaction (the keeper) holds the snapshot, and with it an ACCESS SHARE lock on every table that is copied: so nobody rewrites, empties or
+//! drops one meanwhile, which would show through the snapshot. Between the snapshot and the locks somebody may have; that is looked for, and then
+//! the attempt is void. A follower whose applier waits for such a lock ends the keeper after a while, and so the attempt: a COPY that waits behind the
+//! applier then finds the table empty, without an error. So what a stream has read counts only if the keeper still stands when it is through.
 
+use super::keeper::{Keeper, begin};
 use super::plan::{self, Form, Plan};
 use super::throttle::Throttle;
-use super::{CHUNK_TIMEOUT, MARK_PREFIX, OPTIONS};
+use super::{CHUNK_TIMEOUT, OPTIONS};
+use crate::apply;
 use crate::pg::connect::{self, Target};
 use crate::pg::replication;
 use bytes::{Bytes, BytesMut};
 use futures::TryStreamExt;
-use howdah_protocol::{InstanceId, NodeId};
+use howdah_protocol::NodeId;
 use std::io;
 use std::path::Path;
 use std::pin::pin;
@@ -27,7 +30,7 @@ use tokio_postgres::Client;
 const CHUNK_BYTES: usize = 256 << 10;
 /// A filling of which nothing was heard for this long is over.
 const IDLE_MAX: Duration = Duration::from_secs(60);
-const SOURCE_NAME: &str = "howdah-seed-source";
+pub(super) const SOURCE_NAME: &str = "howdah-seed-source";
 
 pub(super) type Chunk = io::Result<Bytes>;
 
@@ -39,12 +42,18 @@ pub(super) enum Error {
     Sql(#[from] tokio_postgres::Error),
     #[error(transparent)]
     Replication(#[from] replication::Error),
+    #[error(transparent)]
+    Apply(#[from] apply::Error),
+    #[error("this node's rows are not to be given on: {0}")]
+    Unfit(String),
     #[error("cannot run pg_dump: {0}")]
     Dump(#[from] io::Error),
     #[error("a table was rewritten while the snapshot was taken")]
     Rewritten,
     #[error("there is no such piece")]
     NoPiece,
+    #[error("the session that kept the snapshot and the locks has gone: {0}")]
+    Unkept(String),
     #[error("the joining node has gone, or takes nothing any more")]
     Gone,
 }
@@ -60,21 +69,12 @@ pub(super) struct Session {
     streams_max: usize,
     used: Mutex<Instant>,
     /// The snapshot and the locks end with this connection.
-    _keeper: Client,
+    keeper: Client,
 }
 
 impl Session {
-    pub(super) async fn open(target: &Target, node: NodeId, connections: usize, throttle: Throttle) -> Result<Self, Error> {
-        let session = target.connect(SOURCE_NAME, "").await?;
-        let row = session
-            .query_one("SELECT instance, howdah.roles_state()::text, current_setting('server_version_num')::int FROM howdah.node", &[])
-            .await?;
-        let instance = InstanceId(row.get::<_, i64>(0).unsigned_abs());
-        let slot = replication::export_slot(target, "howdah_seed").await?;
-        session.execute("SELECT pg_logical_emit_message(true, $1::text, '')", &[&MARK_PREFIX]).await?;
-
-        let keeper = target.connect(SOURCE_NAME, &format!("{OPTIONS} -c lock_timeout=10s")).await?;
-        keeper.batch_execute(&begin(&slot.snapshot)).await?;
+    pub(super) async fn open(target: &Target, node: NodeId, connections: usize, throttle: Throttle, keeper: Keeper) -> Result<Self, Error> {
+        let Keeper { client: keeper, position, node: giver } = keeper;
         if let Some(lock) = plan::lock(&keeper).await? {
             keeper.batch_execute(&lock).await?;
         }
@@ -86,11 +86,11 @@ impl Session {
         let snapshot = keeper.query_one("SELECT pg_catalog.pg_export_snapshot()", &[]).await?.get(0);
         let plan = Plan {
             id: rand::random::<u64>() >> 1,
-            lsn: slot.consistent,
-            instance,
-            version: row.get::<_, i32>(2).unsigned_abs() / 10_000,
+            position,
+            instance: giver.instance,
+            version: giver.version,
             connections,
-            roles: row.get(1),
+            roles: giver.roles,
             pieces: plan::pieces(&tables),
             tables,
             sequences,
@@ -106,7 +106,7 @@ impl Session {
             streams: Arc::new(Semaphore::new(streams_max)),
             streams_max,
             used: Mutex::new(Instant::now()),
-            _keeper: keeper,
+            keeper,
         })
     }
 
@@ -138,7 +138,17 @@ impl Session {
                 self.pass_on(gathered.split().freeze(), send).await?;
             }
         }
-        self.pass_on(gathered.freeze(), send).await
+        self.pass_on(gathered.freeze(), send).await?;
+        self.check_kept().await
+    }
+
+    /// Whoever had a lock granted before this, and read at the snapshot, has read what the snapshot's rows are.
+    async fn check_kept(&self) -> Result<(), Error> {
+        match tokio::time::timeout(CHUNK_TIMEOUT, self.keeper.simple_query("SELECT 1")).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(error)) => Err(Error::Unkept(error.to_string())),
+            Err(_) => Err(Error::Unkept(format!("it does not answer within {CHUNK_TIMEOUT:?}"))),
+        }
     }
 
     async fn pass_on(&self, chunk: Bytes, send: &mpsc::Sender<Chunk>) -> Result<(), Error> {
@@ -175,10 +185,6 @@ impl Session {
             self.pass_on(chunk.freeze(), send).await?;
         }
         let status = child.wait().await?;
-        if status.success() { Ok(()) } else { Err(io::Error::other(format!("it ended with {status}")).into()) }
+        if status.success() { self.check_kept().await } else { Err(io::Error::other(format!("it ended with {status}")).into()) }
     }
-}
-
-fn begin(snapshot: &str) -> String {
-    format!("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT '{snapshot}'")
 }

@@ -1,8 +1,9 @@
-//! The leader's side of seeding, as HTTP.
+//! The side of seeding that gives the rows, as HTTP: the leader, or a follower, which has them at a known place of the log too.
 //!
 //! | call | answer |
 //! |---|---|
-//! | `POST /v1/seed?node=N` | the plan of a filling of node N, which is open from now on |
+//! | `POST /v1/seed?node=N` | of the leader: the plan of a filling of node N, which is open from now on |
+//! | `POST /v1/seed?node=N&from=X` | of a follower: the same, of rows at entry X of the log or behind |
 //! | `GET /v1/seed/schema?id=I` | everything but rows: an archive of `pg_dump` |
 //! | `GET /v1/seed/rows?id=I&piece=P&form=binary` | rows of a piece of the plan, as COPY writes them |
 //! | `POST /v1/seed/end?id=I` | the filling is over |
@@ -12,6 +13,7 @@
 
 use super::CHUNK_TIMEOUT;
 use super::background::Background;
+use super::keeper::{self, Ground};
 use super::plan::Form;
 use super::session::{Chunk, Error, Session};
 use super::throttle::Throttle;
@@ -19,9 +21,11 @@ use crate::admin::{Body, full, problem};
 use crate::config::Seed;
 use crate::core::pace::Limits;
 use crate::pg::connect::Target;
+use crate::raft;
+use crate::status::Board;
 use futures::stream;
-use howdah_protocol::NodeId;
 use howdah_protocol::admin::Role;
+use howdah_protocol::{LogIndex, NodeId};
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Frame;
 use hyper::{Method, Response, StatusCode};
@@ -42,6 +46,7 @@ pub struct Source {
     pub target: Target,
     bin_dir: PathBuf,
     limits: Seed,
+    ground: Ground,
     opening: Arc<Semaphore>,
     running: Arc<Mutex<Option<Running>>>,
 }
@@ -55,14 +60,15 @@ struct Running {
 
 impl Source {
     #[must_use]
-    pub fn new(target: Target, bin_dir: PathBuf, limits: Seed) -> Self {
-        Self { target, bin_dir, limits, opening: Arc::new(Semaphore::new(1)), running: Arc::default() }
+    pub fn new(target: Target, bin_dir: PathBuf, limits: Seed, raft: raft::Handle, board: Board) -> Self {
+        let ground = Ground { raft, board };
+        Self { target, bin_dir, limits, ground, opening: Arc::new(Semaphore::new(1)), running: Arc::default() }
     }
 
-    pub(crate) async fn answer(&self, role: Role, method: &Method, path: &str, query: &str) -> Response<Body> {
+    pub(crate) async fn answer(&self, method: &Method, path: &str, query: &str) -> Response<Body> {
         match (method, path) {
             (&Method::POST, "/v1/seed") => match number(query, "node") {
-                Some(node) => self.begin(role, NodeId(node)).await,
+                Some(node) => self.begin(NodeId(node), number(query, "from").map(LogIndex)).await,
                 None => problem(StatusCode::BAD_REQUEST, "which node is to be filled?", Some("ask for /v1/seed?node=N")),
             },
             (&Method::GET, "/v1/seed/schema") => self.stream(query, |running, send| {
@@ -82,9 +88,11 @@ impl Source {
         }
     }
 
-    async fn begin(&self, role: Role, node: NodeId) -> Response<Body> {
-        if role != Role::Leader {
-            return problem(StatusCode::SERVICE_UNAVAILABLE, "only the leader seeds", Some("ask the leader"));
+    async fn begin(&self, node: NodeId, from: Option<LogIndex>) -> Response<Body> {
+        // Who asks must know which kind of position it gets.
+        if self.ground.role() != if from.is_some() { Role::Follower } else { Role::Leader } {
+            let hint = "ask the leader, or a follower for rows from an entry on";
+            return problem(StatusCode::SERVICE_UNAVAILABLE, "this node has another role", Some(hint));
         }
         let busy = || problem(StatusCode::SERVICE_UNAVAILABLE, "another node is being seeded", Some("try again later"));
         let Ok(_opening) = self.opening.try_acquire() else { return busy() };
@@ -93,7 +101,7 @@ impl Source {
         if self.running().is_some() {
             return busy();
         }
-        let opened = self.open(node).await;
+        let opened = self.open(node, from).await;
         match opened {
             Ok(running) => {
                 let plan = serde_json::to_vec(&running.session.plan).expect("a plan is plain data");
@@ -106,15 +114,21 @@ impl Source {
         }
     }
 
-    async fn open(&self, node: NodeId) -> Result<Running, Error> {
+    async fn open(&self, node: NodeId, from: Option<LogIndex>) -> Result<Running, Error> {
         let background = Arc::new(Background::start()?);
         let rate = |megabytes: u32| u64::from(megabytes) << 20;
         let limits = Limits { most: rate(self.limits.megabytes_per_second), floor: rate(self.limits.megabytes_per_second_busy) };
-        let (target, connections) = (self.target.clone(), usize::from(self.limits.connections));
-        let opening = background.handle().spawn(async move { Session::open(&target, node, connections, Throttle::new(limits)).await });
+        let (target, ground, connections) = (self.target.clone(), self.ground.clone(), usize::from(self.limits.connections));
+        let opening = background.handle().spawn(async move {
+            let keeper = match from {
+                None => keeper::of_leader(&target).await?,
+                Some(from) => keeper::of_follower(&target, from, &ground).await?,
+            };
+            Session::open(&target, node, connections, Throttle::new(limits), keeper).await
+        });
         let session = opening.await.map_err(io::Error::other)??;
         let (tables, bytes) = (session.plan.tables.len(), session.plan.tables.iter().map(|table| table.bytes).sum::<u64>());
-        tracing::info!(%node, tables, bytes, lsn = %session.plan.lsn, "fills a node");
+        tracing::info!(%node, tables, bytes, role = %self.ground.role(), "fills a node");
         Ok(Running { session: Arc::new(session), background })
     }
 

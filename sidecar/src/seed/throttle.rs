@@ -1,4 +1,4 @@
-//! Holds the leader's streams to one rate together.
+//! Holds all streams of a filling to one rate together.
 
 use crate::core::pace::{CpuTime, Limits, Pace};
 use std::sync::{Mutex, PoisonError};

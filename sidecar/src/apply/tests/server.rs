@@ -25,7 +25,7 @@ lc_monetary = 'C'
 ";
 
 #[derive(Debug)]
-pub(super) struct Server {
+pub(crate) struct Server {
     dir: PathBuf,
     _template: Arc<Template>,
 }
@@ -102,7 +102,7 @@ impl Drop for Template {
 }
 
 impl Server {
-    pub(super) fn start(name: &str, more: &str) -> Self {
+    pub(crate) fn start(name: &str, more: &str) -> Self {
         let dir = fresh_dir(name);
         let data = dir.join("data");
         let template = Template::get();
@@ -119,11 +119,11 @@ impl Server {
         run_well(&program("pg_ctl"), &["-D", data.to_str().unwrap(), "-l", log.to_str().unwrap(), "-w", "-t", "60", "start"]);
     }
 
-    pub(super) fn target(&self) -> Target {
+    pub(crate) fn target(&self) -> Target {
         Target { host: self.dir.clone(), port: 5432, user: "postgres".into(), password: None, database: "postgres".into() }
     }
 
-    pub(super) async fn client(&self) -> Client {
+    pub(crate) async fn client(&self) -> Client {
         // The same text form on both sides, also for what is compared.
         const SETTINGS: &str = "-c datestyle=ISO,YMD -c intervalstyle=postgres -c timezone=UTC -c extra_float_digits=3 -c bytea_output=hex";
         let deadline = Instant::now() + Duration::from_secs(30);
@@ -138,19 +138,19 @@ impl Server {
     }
 
     /// Runs a client program against this server.
-    pub(super) fn client_program(&self, name: &str, arguments: &[&str]) {
+    pub(crate) fn client_program(&self, name: &str, arguments: &[&str]) {
         let socket = self.dir.to_str().unwrap();
         let connection = ["-h", socket, "-U", "postgres", "postgres"];
         run_well(&program(name), &[arguments, &connection].concat());
     }
 
-    pub(super) fn log(&self) -> String {
+    pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(self.dir.join("log")).unwrap_or_default()
     }
 
     /// SIGKILL to a server process: all backends go down and the server recovers from its WAL. Returns once the server has noticed:
     /// a client that connects before that is thrown out again.
-    pub(super) async fn kill(&self, pid: i32) {
+    pub(crate) async fn kill(&self, pid: i32) {
         let died = format!("(PID {pid}) was terminated by signal 9");
         run_well(Path::new("/bin/kill"), &["-9", &pid.to_string()]);
         let deadline = Instant::now() + Duration::from_secs(30);
