@@ -120,6 +120,9 @@ struct Seed {
     /// Nodes before one is added
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=8))]
     nodes: u32,
+    /// Megabytes per second that the filling sends at least, however busy this machine is (`seed.megabytes_per_second_busy`); else the sidecar's default
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=200))]
+    floor: Option<u32>,
 }
 
 fn main() -> ExitCode {
@@ -168,6 +171,7 @@ fn measure(arguments: Arguments) -> anyhow::Result<()> {
                 megabytes: args.megabytes,
                 clients: args.clients,
                 nodes: args.nodes,
+                floor: args.floor,
                 bin_dir,
                 work: work.path().to_owned(),
                 json: args.common.json,
