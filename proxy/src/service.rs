@@ -70,7 +70,7 @@ async fn main(config: Arc<Config>) -> Result<(), Error> {
     };
     let draining = Arc::new(AtomicBool::new(false));
     tokio::spawn(admin::serve(admin_listener, admin::State { routes: routes.clone(), metrics, draining: Arc::clone(&draining) }));
-    tokio::spawn(watch_topology(routes, Arc::clone(&shared.registry)));
+    tokio::spawn(watch_topology(routes, Arc::clone(&shared.registry), config.queue()));
     let workers: Vec<_> = (0..config.workers.get()).map(|nth| start_worker(nth, shared.clone())).collect::<Result<_, _>>()?;
     let stop = stop_signal()?;
     tracing::info!(listen = %config.listen, admin = %config.admin_listen, workers = workers.len(), "howdah-proxy is ready");
@@ -112,8 +112,8 @@ async fn drain(registry: &Registry, limit: Duration) {
     tracing::info!(clients = registry.len(), "stopped");
 }
 
-/// Cuts what runs on nodes that serve otherwise now.
-async fn watch_topology(mut routes: Routes, registry: Arc<Registry>) {
+/// Cuts what runs on nodes that serve otherwise now, or waits there for longer than `limit` for a majority that is gone.
+async fn watch_topology(mut routes: Routes, registry: Arc<Registry>, limit: Duration) {
     let mut seen = routes.view().topology;
     let mut swept = clock::now();
     loop {
@@ -122,7 +122,7 @@ async fn watch_topology(mut routes: Routes, registry: Arc<Registry>) {
         // By time as well: silence is no change.
         if view.topology != seen || now.since(swept) >= SWEEP_INTERVAL {
             (seen, swept) = (view.topology, now);
-            registry.cut_superseded(&view, now);
+            registry.cut_superseded(&view, now, limit);
         }
     }
 }

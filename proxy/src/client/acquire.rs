@@ -8,6 +8,7 @@ use crate::clock::{self, Millis};
 use crate::core::replica::{self, Choice};
 use crate::core::session::Need;
 use crate::core::view::{Node, Serving};
+use crate::metrics::Metrics;
 use crate::wire::build::Report;
 use howdah_protocol::{Consistency, NodeId, Replication, sqlstate};
 use std::sync::Arc;
@@ -68,6 +69,11 @@ impl Connection {
                 Next::Use { serving, why } => match self.lease(serving).await {
                     Ok(mut lease) => {
                         match lease.connection.apply_settings(self.session.vars.settings()).await {
+                            // The pool may have been waited for: time in which another node was elected.
+                            Ok(()) if leased && !self.routes.view().is_leased(serving, clock::now()) => {
+                                self.give_back(lease).await;
+                                patience.lacks_lease(&self.worker.metrics);
+                            }
                             Ok(()) => {
                                 self.attached(serving, why);
                                 return Ok(lease);
@@ -120,10 +126,7 @@ impl Connection {
         if node.serving().is_some_and(|serving| view.is_leased(serving, now)) {
             return using(node, why);
         }
-        if !patience.unleased {
-            patience.unleased = true;
-            self.worker.metrics.lease_waits_total.add(1);
-        }
+        patience.lacks_lease(&self.worker.metrics);
         Next::Wait
     }
 
@@ -328,6 +331,13 @@ impl Patience {
     fn failed(&mut self, error: backend::Error) {
         self.failures += 1;
         self.last_error = Some(error);
+    }
+
+    fn lacks_lease(&mut self, metrics: &Metrics) {
+        if !self.unleased {
+            self.unleased = true;
+            metrics.lease_waits_total.add(1);
+        }
     }
 }
 

@@ -4,7 +4,7 @@
 //! a cancel request is forwarded only while the session says that nothing of that kind is in flight, and the session sends nothing new
 //! and does not give the server connection away while a cancel is on its way. Both sides decide under one lock.
 
-use crate::clock::Millis;
+use crate::clock::{self, Millis};
 use crate::core::view::{Serving, View};
 use crate::metrics::Metrics;
 use crate::wire::startup;
@@ -34,7 +34,8 @@ pub(crate) struct Attached {
 #[derive(Debug, Default)]
 struct Guarded {
     attached: Option<Attached>,
-    uncancellable: bool,
+    /// Since when something is in flight whose wait must not be cut short.
+    uncancellable: Option<Millis>,
 }
 
 /// One session, as others see it.
@@ -79,7 +80,7 @@ impl Link {
     pub(crate) fn attach(&self, attached: Attached) {
         self.cut.store(false, Ordering::Relaxed);
         self.tainted.store(false, Ordering::Relaxed);
-        *self.lock() = Guarded { attached: Some(attached), uncancellable: false };
+        *self.lock() = Guarded { attached: Some(attached), uncancellable: None };
     }
 
     /// From now on no cancel reaches the server connection; one may still be on its way.
@@ -89,7 +90,9 @@ impl Link {
 
     /// Says whether what is in flight may be cancelled. Returns false while a cancel is on its way.
     pub(crate) fn guard(&self, uncancellable: bool) -> bool {
-        self.lock().uncancellable = uncancellable;
+        let mut guarded = self.lock();
+        guarded.uncancellable = if uncancellable { guarded.uncancellable.or_else(|| Some(clock::now())) } else { None };
+        drop(guarded);
         !self.is_cancelling()
     }
 
@@ -117,8 +120,15 @@ impl Link {
         self.waker.wake();
     }
 
-    pub(crate) fn cut_if_superseded(&self, view: &View, now: Millis) {
-        let superseded = self.lock().attached.is_some_and(|attached| view.is_superseded(attached.serving, now));
+    /// A commit that waits for a majority that does not come back is given up after `limit`: what became of it is then asked, and told.
+    pub(crate) fn cut_if_superseded(&self, view: &View, now: Millis, limit: Duration) {
+        let superseded = {
+            let guarded = self.lock();
+            let waits = guarded.uncancellable.is_some_and(|since| now.since(since) > limit);
+            guarded.attached.is_some_and(|attached| {
+                view.is_superseded(attached.serving, now) || waits && view.is_without_lease(attached.serving, now, limit)
+            })
+        };
         if superseded {
             self.cut.store(true, Ordering::Release);
             self.waker.wake();
@@ -129,7 +139,7 @@ impl Link {
     async fn cancel(&self) -> bool {
         let attached = {
             let guarded = self.lock();
-            let allowed = !guarded.uncancellable && self.cancels.load(Ordering::Acquire) < CANCELS_MAX;
+            let allowed = guarded.uncancellable.is_none() && self.cancels.load(Ordering::Acquire) < CANCELS_MAX;
             let Some(attached) = guarded.attached.filter(|_| allowed) else { return false };
             self.cancels.fetch_add(1, Ordering::AcqRel);
             attached
@@ -198,8 +208,8 @@ impl Registry {
         self.lock().values().for_each(|link| link.drain());
     }
 
-    pub(crate) fn cut_superseded(&self, view: &View, now: Millis) {
-        self.lock().values().for_each(|link| link.cut_if_superseded(view, now));
+    pub(crate) fn cut_superseded(&self, view: &View, now: Millis, limit: Duration) {
+        self.lock().values().for_each(|link| link.cut_if_superseded(view, now, limit));
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -220,6 +230,8 @@ impl Drop for Registered {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::core::view::tests::{status, view};
+    use howdah_protocol::admin::Role;
     use howdah_protocol::{Epoch, NodeId};
     use tokio::net::TcpListener;
 
@@ -264,5 +276,23 @@ mod tests {
         registry.cancel(pid, secret, &metrics).await;
         assert_eq!(metrics.cancels_dropped_total.get(), 3);
         assert_eq!(registry.len(), 0);
+    }
+
+    #[test]
+    fn only_a_commit_that_waits_for_long_without_a_majority_is_given_up() {
+        let view = view(vec![status(1, Role::Leader, 3, 9)]);
+        let serving = Serving { node: NodeId(1), epoch: Epoch(101), leads: true };
+        let limit = Duration::from_millis(100);
+        let cut = |uncancellable, after: u64| {
+            let link = Link::new(1, 2);
+            link.attach(Attached { serving, ..attached(SocketAddr::from(([127, 0, 0, 1], 1))) });
+            link.guard(uncancellable);
+            let since = clock::now();
+            link.cut_if_superseded(&view, Millis(since.0 + after), limit);
+            link.is_cut()
+        };
+        assert!(cut(true, 200));
+        assert!(!cut(true, 50), "not long yet");
+        assert!(!cut(false, 200), "nothing waits");
     }
 }

@@ -78,7 +78,7 @@ pub(super) async fn run(connection: &mut Connection, lease: Box<Lease>) -> Resul
     // The view may have changed since the connection was chosen, and whoever cuts may have looked before it was attached.
     let view = connection.routes.view();
     if !view.is_current(server.serving) {
-        connection.link().cut_if_superseded(&view, clock::now());
+        connection.link().cut_if_superseded(&view, clock::now(), connection.worker.config.queue());
     }
     connection.server_out.clear();
     let log_index = view.node(server.serving.node).map(|node| node.status.committed_index).unwrap_or_default();
@@ -219,7 +219,9 @@ impl Relay<'_> {
         let session = &self.connection.session;
         let link = self.connection.link();
         if link.is_cut() {
-            return Ok(Step::Lost(Some("another node leads, or the node was opened anew".to_owned())));
+            return Ok(Step::Lost(Some(
+                "another node leads, the node was opened anew, or it has had no majority behind it for long".to_owned(),
+            )));
         }
         if link.is_draining() && !session.is_busy() && session.status == TxStatus::Idle {
             return Err(End::Report(shutting_down()));

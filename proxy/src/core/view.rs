@@ -176,8 +176,16 @@ impl View {
         let node = self.node(serving.node);
         let gone = node.is_none_or(|node| now.since(node.heard) > GONE_AFTER);
         let reopened = node.and_then(Node::serving).is_some_and(|now| now.epoch != serving.epoch);
-        let deposed = serving.leads && self.newest_leader().is_some_and(|leader| leader.status.id != serving.node);
+        // The last that was heard of a leader that died says that it leads, for as long as it stays away.
+        let since = node.map(|node| node.status.term).unwrap_or_default();
+        let deposes = |leader: &Node| leader.status.id != serving.node && leader.status.term >= since;
+        let deposed = serving.leads && self.newest_leader().is_some_and(deposes);
         gone || reopened || deposed
+    }
+
+    /// This leader has had no lease for longer than `limit`.
+    pub(crate) fn is_without_lease(&self, serving: Serving, now: Millis, limit: Duration) -> bool {
+        serving.leads && self.lease.is_none_or(|lease| lease.of != serving || now.since(lease.until) > limit)
     }
 }
 
@@ -254,6 +262,29 @@ pub(crate) mod tests {
         reopened.epoch = Some(Epoch(7));
         view.heard(0, reopened, Millis(2));
         assert_eq!(view.topology, before + 1);
+    }
+
+    #[test]
+    fn what_a_dead_leader_said_last_deposes_nobody() {
+        let mut view = view(vec![status(1, Role::Leader, 3, 9), status(2, Role::Leader, 4, 9), status(3, Role::Follower, 4, 9)]);
+        view.lost(0);
+        let serving = Serving { node: NodeId(2), epoch: Epoch(102), leads: true };
+        view.heard(1, NodeStatus { open: false, ..status(2, Role::Leader, 4, 9) }, Millis(1));
+        assert!(!view.is_superseded(serving, Millis(2)), "it only closes, to hand over");
+        view.heard(2, status(3, Role::Leader, 5, 9), Millis(3));
+        assert!(view.is_superseded(serving, Millis(3)), "another leads");
+    }
+
+    #[test]
+    fn a_leader_is_without_a_lease_for_as_long_as_it_is_over() {
+        let mut view = view(vec![status(1, Role::Leader, 3, 9)]);
+        let serving = Serving { node: NodeId(1), epoch: Epoch(101), leads: true };
+        let limit = Duration::from_millis(100);
+        assert!(view.is_without_lease(serving, Millis(0), limit), "it never had one");
+        view.lease(serving, Millis(0), 1000);
+        let until = (0..2000).find(|now| !view.is_leased(serving, Millis(*now))).expect("it ends");
+        assert!(!view.is_without_lease(serving, Millis(until + 100), limit));
+        assert!(view.is_without_lease(serving, Millis(until + 102), limit));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! A leader is read from only while nobody else can lead.
 
 use crate::support::eventually;
+use crate::support::postgres::postgres;
 use crate::support::proxy::{Proxy, sqlstate};
 use crate::support::sidecar::{Group, LEASE_MS};
 use std::time::{Duration, Instant};
@@ -62,4 +63,23 @@ async fn a_leader_whose_sidecar_falls_silent_is_not_read_from() {
         }
     }
     assert!(last.duration_since(silent) < Duration::from_millis(LEASE_MS), "a read began {:?} later", last.duration_since(silent));
+}
+
+#[tokio::test]
+async fn a_read_that_waited_for_a_connection_needs_a_lease_when_it_gets_one() {
+    let group = Group::new(1);
+    let proxy = Proxy::start_with(&group, "queue_ms = 4000\npool_size = 1\nworkers = 1");
+    let (holder, waiter) = (proxy.connect().await, proxy.connect().await);
+    read(&waiter).await.expect("under a lease");
+    let holds = tokio::spawn(async move { holder.query("SELECT pg_sleep(2)", &[]).await.map(|_| ()) });
+    let sleeps = "SELECT count(*) FROM pg_stat_activity WHERE query = 'SELECT pg_sleep(2)' AND state = 'active'";
+    eventually("the only connection is taken", async || (postgres().psql("postgres", sleeps).trim() == "1").then_some(())).await;
+    let waits = tokio::spawn(async move { read(&waiter).await });
+    eventually("the other waits for it", async || (proxy.metric("howdah_proxy_pool_waits_total") >= 1).then_some(())).await;
+    // Its lease was looked at; now another node may lead.
+    group.lease_ms(0);
+    holds.await.expect("no panic").expect("it began under a lease");
+    let error = waits.await.expect("no panic").expect_err("refused");
+    assert_eq!(sqlstate(&error), "57P03");
+    assert!(error.as_db_error().is_some_and(|said| said.message().contains("majority")), "{error:?}");
 }
