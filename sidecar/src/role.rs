@@ -263,22 +263,20 @@ impl Manager {
         self.set_access(Access::Closed).await?;
         let session = self.target.connect("howdah-demote", "").await?;
         let deadline = Instant::now() + CLIENTS_END_TIMEOUT;
-        loop {
-            let left = session
-                .query_one(
-                    "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
-                     WHERE backend_type = 'client backend' AND usename <> current_user",
-                    &[],
-                )
-                .await?;
-            if left.get::<_, i64>(0) == 0 {
-                return Ok(());
+        // A COMMIT whose wait is ended shows its rows. So first everybody goes who could read them.
+        for whom in ["wait_event IS DISTINCT FROM 'SyncRep'", "true"] {
+            let end = format!(
+                "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+                 WHERE backend_type = 'client backend' AND usename <> current_user AND {whom}"
+            );
+            while session.query_one(&end, &[]).await?.get::<_, i64>(0) > 0 {
+                if Instant::now() >= deadline {
+                    return Err(Error::Late("ending client sessions", CLIENTS_END_TIMEOUT));
+                }
+                tokio::time::sleep(Duration::from_millis(2)).await;
             }
-            if Instant::now() >= deadline {
-                return Err(Error::Late("ending client sessions", CLIENTS_END_TIMEOUT));
-            }
-            tokio::time::sleep(Duration::from_millis(2)).await;
         }
+        Ok(())
     }
 
     async fn set_access(&mut self, access: Access) -> Result<(), Error> {

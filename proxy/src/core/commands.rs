@@ -16,6 +16,8 @@ const PIN: &str = "howdah.pin";
 pub(crate) const PROTECTED: [&str; 4] =
     ["synchronous_commit", "synchronous_standby_names", "session_replication_role", "default_transaction_read_only"];
 
+const CLIENT_MIN_MESSAGES: &str = "client_min_messages";
+
 const KNOWN: &str = "howdah.consistency, howdah.replication, howdah.token, howdah.served_by, howdah.route, howdah.pin";
 
 /// A setting that SHOW knows.
@@ -87,6 +89,9 @@ pub(crate) fn command(kind: &Kind) -> Option<Command> {
 
 fn set(name: &str, value: Option<&str>, scope: Scope, form: Form) -> Option<Command> {
     let lower = name.to_ascii_lowercase();
+    if value.is_some_and(|value| hides_warnings(&lower, value)) {
+        return Some(Command::Refuse(protected(&lower)));
+    }
     if PROTECTED.contains(&lower.as_str()) {
         // A reset goes back to what the proxy or the server set.
         let harmless = form == Form::Reset || (lower == "default_transaction_read_only" && value.is_none_or(is_on));
@@ -146,8 +151,15 @@ pub(crate) fn protected(name: &str) -> Report {
     match name {
         "synchronous_commit" => report.hint("Use howdah.replication: sync (the default) or async."),
         "default_transaction_read_only" => report.hint("Use BEGIN READ ONLY or BEGIN READ WRITE."),
+        CLIENT_MIN_MESSAGES => report.hint("Up to warning it can. A COMMIT whose wait was cut short says so by a warning."),
         _ => report.hint("The replication of commits depends on it."),
     }
+}
+
+/// The server would not say that it ended a COMMIT's wait early (`SyncRepWaitForLSN`), and the COMMIT would pass for decided.
+pub(crate) fn hides_warnings(name: &str, value: &str) -> bool {
+    let told = ["debug5", "debug4", "debug3", "debug2", "debug1", "debug", "log", "notice", "warning"];
+    name == CLIENT_MIN_MESSAGES && !told.iter().any(|level| level.eq_ignore_ascii_case(value.trim()))
 }
 
 #[cfg(test)]
@@ -194,11 +206,26 @@ mod tests {
             ("SELECT set_config('synchronous_commit', 'off', false)", "0A000", "howdah.replication"),
             ("SET session_replication_role = replica", "0A000", "replication"),
             ("SET default_transaction_read_only = off", "0A000", "BEGIN"),
+            ("SET client_min_messages = error", "0A000", "warning"),
+            ("SET LOCAL client_min_messages TO PANIC", "0A000", "warning"),
+            ("SELECT set_config('Client_Min_Messages', 'fatal', true)", "0A000", "warning"),
             ("CREATE DATABASE x", "0A000", "schema"),
         ] {
             let report = refusal(sql);
             assert_eq!(report.code, code, "{sql}");
             assert!(report.hint.as_deref().is_some_and(|text| text.contains(hint)), "{sql}: {report:?}");
+        }
+    }
+
+    #[test]
+    fn messages_may_be_kept_away_up_to_warnings() {
+        for sql in [
+            "SET client_min_messages = warning",
+            "SET client_min_messages TO 'Debug1'",
+            "SET client_min_messages TO DEFAULT",
+            "RESET client_min_messages",
+        ] {
+            assert!(of(sql).is_none(), "{sql}");
         }
     }
 }

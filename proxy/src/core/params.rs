@@ -92,7 +92,7 @@ impl Startup {
                 commands::TOKEN => self.token = commands::parse_token(&value)?,
                 _ => return Err(commands::not_settable(&lower)),
             }
-        } else if PROTECTED.contains(&lower.as_str()) {
+        } else if PROTECTED.contains(&lower.as_str()) || commands::hides_warnings(&lower, &value) {
             return Err(commands::protected(&lower));
         } else if option {
             self.server.options.push((name, value));

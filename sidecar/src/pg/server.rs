@@ -120,11 +120,12 @@ impl Server {
         text + "include 'howdah.conf'\n"
     }
 
-    /// Starts Postgres, closed, and returns when it answers. One that an earlier sidecar left behind is stopped first.
+    /// Starts Postgres, closed, and returns when it answers. One that an earlier sidecar left behind is stopped first, at once: what waits at its gate
+    /// must not be shown to sessions that end a moment later.
     pub async fn start(&mut self) -> Result<(), Error> {
         let data = self.config.pg_data();
         if data.join("postmaster.pid").exists() {
-            self.stop(Shutdown::Fast).await.or_else(|error| if self.is_running() { Err(error) } else { Ok(()) })?;
+            self.stop(Shutdown::Immediate).await.or_else(|error| if self.is_running() { Err(error) } else { Ok(()) })?;
         }
         let postgres = &self.config.postgres;
         access::write_files(&data, Access::Closed, &postgres.database, &postgres.superuser)
