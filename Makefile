@@ -23,10 +23,14 @@ help:
 	@echo 'make test             all tests; starts every server it needs'
 	@echo 'make check            formatting, lints, documentation, dependencies; changes nothing'
 	@echo 'make fix              formats, and applies what the lints can'
-	@echo 'make bench            howdah-bench compare, and failover of every kind, short; reports go to $(RESULTS)'
-	@echo 'make chaos            every fault under every workload, judged; MINUTES=5 SEED=1 NODES=3; reports go to $(CHAOS)'
-	@echo 'make build            release binaries in $(TARGET_DIR)/release: howdahctl, howdah-sidecar, howdah-proxy, howdah-bench'
+	@echo 'make bench            howdah-bench compare, and failover of every kind (cut only as root), short; overwrites the reports in'
+	@echo '                      $(RESULTS); COMPARE="$(COMPARE)" FAILOVER="$(FAILOVER)". Not in it: howdah-bench seed'
+	@echo 'make chaos            as root every fault under every workload, judged; otherwise partitions and full disks are skipped;'
+	@echo '                      MINUTES=5 SEED=1 NODES=3; writes $(CHAOS)/seed-S.md'
+	@echo 'make build            release binaries in $(TARGET_DIR)/release: howdahctl, howdah-sidecar, howdah-proxy, howdah-bench,'
+	@echo '                      howdah-chaos'
 	@echo 'make deps             install what is missing: PostgreSQL, libclang, a C compiler, tools of tests (Debian, Ubuntu)'
+	@echo 'make bench-deps       the same, and PgBouncer'
 	@echo 'make clean            remove what was built'
 
 deps:

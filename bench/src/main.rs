@@ -68,6 +68,7 @@ struct Compare {
     /// Draw the results
     #[arg(long, value_name = "FILE")]
     svg: Option<PathBuf>,
+    /// What pgbench runs: its TPC-B-like transaction, or SELECTs by key
     #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Workload::Tpcb, Workload::Select])]
     workloads: Vec<Workload>,
     /// Only these [default: all of the workloads']
@@ -82,6 +83,7 @@ struct Compare {
     /// Length of one run
     #[arg(long, value_name = "S", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=3600))]
     seconds: u32,
+    /// How often each target runs under each load; ratios are taken within a round
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
     rounds: u32,
     /// pgbench scale: 100,000 accounts each. Below the number of clients one measures waiting for row locks

@@ -46,7 +46,8 @@ Exit codes:
   3  not done: the message says why
 
 Environment:
-  HOWDAH_DATA            data folder of the local cluster, as --data
+  HOWDAH_DATA            data folder of the local cluster, as --data; --admin counts for more
+  HOWDAH_SECRET          the cluster's secret, as --secret, where --admin is given
   HOWDAH_BIN_DIR         folder of howdah-sidecar and howdah-proxy, where they are not beside howdahctl
   HOWDAH_PG_BIN_DIR      folder of PostgreSQL's programs, where it is not found by itself";
 

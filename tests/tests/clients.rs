@@ -137,6 +137,7 @@ async fn bad_input_gets_an_error_that_helps() -> Result<()> {
         ("SET howdah.token = 'x'", "22023", ""),
         ("SET synchronous_commit = off", "0A000", "howdah.replication"),
         ("ALTER SYSTEM SET fsync = off", "0A000", ""),
+        ("PREPARE TRANSACTION 'x'", "0A000", "COMMIT"),
         ("SELEC 1", "42601", ""),
     ];
     for (sql, code, expected) in cases {

@@ -1,5 +1,6 @@
 //! The rules of the house that matter, as tests.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -91,4 +92,28 @@ fn nothing_is_unwrapped_outside_tests() {
         found.extend(lines.map(|(nth, _)| format!("{name}:{}", nth + 1)));
     }
     assert!(found.is_empty(), "say why it cannot fail, or handle it: {found:#?}");
+}
+
+/// Texts that are nothing but such a name, between quotes or backquotes.
+fn names(text: &str, quote: char) -> BTreeSet<String> {
+    let is_name = |word: &&str| word.starts_with("howdah_") && word.bytes().all(|byte| byte == b'_' || byte.is_ascii_lowercase());
+    text.split(quote).filter(is_name).map(str::to_owned).collect()
+}
+
+#[test]
+fn metrics_are_documented() {
+    // The proxy's role, and what temporary slots are called.
+    const NO_METRICS: [&str; 4] = ["howdah_proxy", "howdah_repair", "howdah_seed", "howdah_verify"];
+    let sources = all().into_iter().filter(|(name, _)| !is_test(name) && (name.starts_with("sidecar/") || name.starts_with("proxy/")));
+    let mut there: BTreeSet<String> = sources.flat_map(|(_, text)| names(code(&text), '"')).collect();
+    there.retain(|name| !NO_METRICS.contains(&name.as_str()));
+    let page = fs::read_to_string(root().join("docs/operations.md")).expect("a page of the documentation");
+    let chapter = page.split("\n## ").find(|chapter| chapter.starts_with("Metrics\n")).expect("it has a chapter on metrics");
+    let mut told = names(chapter, '`');
+    told.remove("howdah_");
+    assert!(there.len() > 40, "the sources are read wrongly: {there:?}");
+    let missing: Vec<_> = there.difference(&told).collect();
+    assert!(missing.is_empty(), "not in docs/operations.md: {missing:?}");
+    let made_up: Vec<_> = told.difference(&there).collect();
+    assert!(made_up.is_empty(), "in docs/operations.md only: {made_up:?}");
 }

@@ -25,17 +25,27 @@ pub struct Row {
     /// Median over the rounds, as is the next.
     pub latency_ms_avg: f64,
     pub latency_ms_p99: f64,
-    #[serde(skip)]
+    /// Of a target that has a peer under this load.
+    #[serde(flatten)]
     pub ratio: Option<Ratio>,
 }
 
 /// Throughput as a multiple of the peer's, taken round by round, so that what slowed a whole round cancels out.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Ratio {
+    #[serde(rename = "ratio_to", serialize_with = "by_name")]
     pub to: Target,
+    #[serde(rename = "ratio_median")]
     pub median: f64,
+    #[serde(rename = "ratio_min")]
     pub min: f64,
+    #[serde(rename = "ratio_max")]
     pub max: f64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn by_name<S: serde::Serializer>(target: &Target, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(target.as_str())
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -129,6 +139,7 @@ pub fn title(workload: &str, clients: u32) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::collections::BTreeSet;
 
     fn measured(tps: f64) -> Measured {
         Measured { tps, latency_ms_avg: 1000.0 / tps, latency_ms_p99: 5000.0 / tps }
@@ -161,20 +172,13 @@ mod tests {
 
     #[test]
     fn the_json_has_exactly_the_promised_keys() {
-        let report = Report { rows: rows(&cell(), &[vec![(Target::NativeSync, measured(10.0))]]) };
-        let json = serde_json::to_value(report).expect("serialises");
-        let keys: Vec<_> = json["rows"][0].as_object().expect("a row").keys().cloned().collect();
-        let mut expected = ["workload", "clients", "target", "tps_median", "tps_min", "tps_max", "latency_ms_avg", "latency_ms_p99"]
-            .map(str::to_owned)
-            .to_vec();
-        expected.sort();
-        assert_eq!(
-            {
-                let mut keys = keys;
-                keys.sort();
-                keys
-            },
-            expected
-        );
+        let round = vec![(Target::NativeSync, measured(10.0)), (Target::HowdahSync, measured(12.0))];
+        let json = serde_json::to_value(Report { rows: rows(&cell(), &[round]) }).expect("serialises");
+        let keys = |nth: usize| json["rows"][nth].as_object().expect("a row").keys().map(String::as_str).collect::<BTreeSet<_>>();
+        let every = ["workload", "clients", "target", "tps_median", "tps_min", "tps_max", "latency_ms_avg", "latency_ms_p99"];
+        let ratio = ["ratio_to", "ratio_median", "ratio_min", "ratio_max"];
+        assert_eq!(keys(0), BTreeSet::from(every));
+        assert_eq!(keys(1), every.into_iter().chain(ratio).collect());
+        assert_eq!((&json["rows"][1]["ratio_to"], &json["rows"][1]["ratio_median"]), (&"native-sync".into(), &1.2.into()));
     }
 }

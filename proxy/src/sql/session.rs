@@ -38,7 +38,7 @@ fn transaction(transaction: &TransactionStmt) -> Kind {
         TransactionStmtKind::TRANS_STMT_SAVEPOINT => Kind::Savepoint(name()),
         TransactionStmtKind::TRANS_STMT_RELEASE => Kind::Release(name()),
         TransactionStmtKind::TRANS_STMT_ROLLBACK_TO => Kind::RollbackTo(name()),
-        TransactionStmtKind::TRANS_STMT_PREPARE => Kind::PrepareTransaction,
+        TransactionStmtKind::TRANS_STMT_PREPARE => Kind::Refused(Refusal::PrepareTransaction),
         TransactionStmtKind::TRANS_STMT_COMMIT_PREPARED => Kind::CommitPrepared,
         TransactionStmtKind::TRANS_STMT_ROLLBACK_PREPARED => Kind::RollbackPrepared,
         _ => Kind::Write,

@@ -98,7 +98,6 @@ pub(crate) enum Kind {
     Savepoint(Box<str>),
     Release(Box<str>),
     RollbackTo(Box<str>),
-    PrepareTransaction,
     CommitPrepared,
     RollbackPrepared,
     /// SET TRANSACTION (scope Local) and SET SESSION CHARACTERISTICS (scope Session).
@@ -188,15 +187,7 @@ impl Kind {
 
     /// Starts or ends a transaction block.
     pub(crate) fn is_transaction_boundary(&self) -> bool {
-        matches!(
-            self,
-            Self::Begin(_)
-                | Self::Commit { .. }
-                | Self::Rollback { .. }
-                | Self::PrepareTransaction
-                | Self::CommitPrepared
-                | Self::RollbackPrepared
-        )
+        matches!(self, Self::Begin(_) | Self::Commit { .. } | Self::Rollback { .. } | Self::CommitPrepared | Self::RollbackPrepared)
     }
 }
 
@@ -258,6 +249,7 @@ pub(crate) enum Refusal {
     Replication,
     CancelBackend,
     GateSetting,
+    PrepareTransaction,
 }
 
 impl Refusal {
@@ -280,6 +272,9 @@ impl Refusal {
             Self::Replication => "replication slots, origins and messages belong to the sidecar",
             Self::GateSetting => "the setting decides when commits are acknowledged or what is captured of them, and belongs to Howdah",
             Self::CancelBackend => "ending another session's wait could show a commit that the group has not decided",
+            Self::PrepareTransaction => {
+                "PREPARE TRANSACTION is not replicated: only this server would have the prepared transaction, and a failover would lose it"
+            }
         }
     }
 
@@ -296,6 +291,7 @@ impl Refusal {
             Self::CatalogLock => "Name the user tables that you mean, or run it on every node, connected to the server directly.",
             Self::Replication => "Connect to the server directly if you know what you are doing.",
             Self::GateSetting => "Use SET howdah.replication = sync or async.",
+            Self::PrepareTransaction => "End the transaction with COMMIT; two-phase commit with other databases is not possible.",
             Self::CancelBackend => {
                 "Send a cancel request from the session's own client, or connect to the server directly as a member of pg_signal_backend."
             }

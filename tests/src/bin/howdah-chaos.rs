@@ -35,8 +35,10 @@ struct Arguments {
     /// Decides the order of the faults and what clients ask [default: from the clock]
     #[arg(long, value_name = "S")]
     seed: Option<u64>,
+    /// Which faults are struck
     #[arg(long, value_enum, default_value_t = Faults::All)]
     faults: Faults,
+    /// Nodes of the cluster
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(3..=9))]
     nodes: u32,
     /// Where the report goes: NAME.md and NAME.svg

@@ -302,11 +302,6 @@ impl Session {
                 self.forget_transaction();
                 self.unit.block = *chain;
             }
-            Kind::PrepareTransaction => {
-                self.vars.commit();
-                self.forget_transaction();
-                self.unit.block = false;
-            }
             Kind::Savepoint(name) => self.vars.savepoint(name),
             Kind::Release(name) => self.vars.release_savepoint(name),
             Kind::RollbackTo(name) => self.vars.rollback_to(name),

@@ -79,8 +79,7 @@ impl Session {
                 self.end_foreseen(*chain);
             }
             Kind::Rollback { chain } => self.end_foreseen(*chain),
-            Kind::PrepareTransaction
-            | Kind::CommitPrepared
+            Kind::CommitPrepared
             | Kind::RollbackPrepared
             | Kind::Call
             | Kind::Do

@@ -269,7 +269,7 @@ fn commits_are_never_cancelled() {
         ("COMMIT", true, true),
         ("ROLLBACK", true, false),
         ("CALL p()", true, true),
-        ("PREPARE TRANSACTION 'x'", true, true),
+        ("COMMIT PREPARED 'x'", false, true),
         ("BEGIN", false, false),
         ("this is no SQL", true, true),
     ] {
@@ -277,6 +277,16 @@ fn commits_are_never_cancelled() {
         wire.client(&query(sql));
         assert_eq!(wire.session.is_uncancellable(), expected, "{sql}");
     }
+}
+
+#[test]
+fn a_transaction_that_is_to_be_prepared_fails() {
+    let mut wire = begun();
+    wire.from_client.extend(&query("PREPARE TRANSACTION 'x'"));
+    let Wire { session, tools, server, from_client, to_server, .. } = &mut wire;
+    session.translate(Some(server), from_client, to_server, tools).expect("well formed");
+    let sent = String::from_utf8_lossy(to_server);
+    assert!(sent.contains("0A000") && !sent.contains("PREPARE TRANSACTION 'x'"), "the server fails its transaction instead: {sent}");
 }
 
 #[test]

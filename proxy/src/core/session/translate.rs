@@ -189,7 +189,6 @@ pub(super) fn may_write(kind: &Kind) -> bool {
         kind,
         Kind::Write
             | Kind::CommitPrepared
-            | Kind::PrepareTransaction
             | Kind::Execute(_)
             | Kind::CopyFrom { .. }
             | Kind::CopyTo { .. }
@@ -223,7 +222,7 @@ fn is_passing(kind: &Kind) -> bool {
 }
 
 fn ends_in_commit(kind: &Kind) -> bool {
-    matches!(kind, Kind::Commit { .. } | Kind::PrepareTransaction | Kind::CommitPrepared | Kind::Call | Kind::Do | Kind::NonTransactional)
+    matches!(kind, Kind::Commit { .. } | Kind::CommitPrepared | Kind::Call | Kind::Do | Kind::NonTransactional)
 }
 
 /// SHOW or SET of the token, which must cover what the session wrote.

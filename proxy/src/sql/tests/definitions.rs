@@ -134,6 +134,7 @@ fn what_cannot_be_replicated_is_refused() {
         ("ALTER DATABASE d SET synchronous_commit FROM CURRENT", R::GateSetting),
         ("CREATE FUNCTION f() RETURNS int LANGUAGE sql SET synchronous_commit = off AS 'SELECT 1'", R::GateSetting),
         ("ALTER FUNCTION f() SET session_replication_role = replica", R::GateSetting),
+        ("PREPARE TRANSACTION 'x'", R::PrepareTransaction),
         ("PREPARE p AS SELECT lo_create(0)", R::LargeObject),
         ("DECLARE c CURSOR FOR SELECT lo_create(0)", R::LargeObject),
         ("COPY (SELECT lo_create(0)) TO STDOUT", R::LargeObject),

@@ -31,7 +31,6 @@ fn transactions() {
         ("SAVEPOINT a", Kind::Savepoint("a".into())),
         ("RELEASE SAVEPOINT \"B\"", Kind::Release("B".into())),
         ("ROLLBACK TO a", Kind::RollbackTo("a".into())),
-        ("PREPARE TRANSACTION 'x'", Kind::PrepareTransaction),
         ("COMMIT PREPARED 'x'", Kind::CommitPrepared),
         ("ROLLBACK PREPARED 'x'", Kind::RollbackPrepared),
         (
