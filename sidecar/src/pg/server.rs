@@ -134,8 +134,8 @@ impl Server {
         loop {
             self.spawn()?;
             match self.wait_ready(deadline).await {
-                // After kill -9 of a postmaster its children hold the shared memory for a moment.
-                Err(Error::Start(tail)) if tail.contains("shared memory block") && Instant::now() < deadline => {
+                // After kill -9 of a postmaster its children hold the shared memory for a moment, and PostgreSQL takes it for alive until it is collected.
+                Err(Error::Start(tail)) if (tail.contains("shared memory block") || names_the_dead(&tail)) && Instant::now() < deadline => {
                     tokio::time::sleep(START_POLL * 5).await;
                 }
                 other => return other,
@@ -304,15 +304,23 @@ impl Server {
     }
 }
 
+/// A server lives under this process id.
+fn lives(pid: u32) -> bool {
+    let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else { return false };
+    // "pid (name) state ...", and a name may hold anything.
+    stat.rsplit_once(") ").is_some_and(|(name, state)| name.ends_with("(postgres") && !state.starts_with(['Z', 'X']))
+}
+
+/// The server did not start because of the lock file of one that is dead.
+fn names_the_dead(said: &str) -> bool {
+    let named = said.split_once("Is another postmaster (PID ").and_then(|(_, rest)| rest.split_once(')'));
+    named.and_then(|(pid, _)| pid.parse().ok()).is_some_and(|pid| !lives(pid))
+}
+
 /// The process lives and is the server of this data directory. Where it may not be asked for its directory (another user's, in a container), its name has to do.
 fn serves(pid: u32, data: &Path) -> bool {
-    let process = PathBuf::from(format!("/proc/{pid}"));
-    let Ok(stat) = fs::read_to_string(process.join("stat")) else { return false };
-    // "pid (name) state ...", and a name may hold anything.
-    let Some((name, state)) = stat.rsplit_once(") ") else { return false };
-    let lives = name.ends_with("(postgres") && !state.starts_with(['Z', 'X']);
-    lives
-        && match fs::read_link(process.join("cwd")) {
+    lives(pid)
+        && match fs::read_link(format!("/proc/{pid}/cwd")) {
             Ok(cwd) => fs::canonicalize(data).is_ok_and(|data| data == cwd),
             Err(error) => error.kind() == io::ErrorKind::PermissionDenied,
         }

@@ -27,6 +27,8 @@ pub enum Error {
     NotLeader(Option<NodeId>),
     #[error("no answer from a majority in time")]
     NoQuorum,
+    #[error("a part of the log that is to go is being sent to another node; it goes when that ends")]
+    BeingSent,
     #[error("the membership was not changed: {0}")]
     Membership(String),
     #[error("the log has stopped: {0}")]

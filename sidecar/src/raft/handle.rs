@@ -32,6 +32,7 @@ use tokio::time::timeout;
 /// A majority that does not answer a read in this time is not there.
 const READ_INDEX_WAIT_MAX: Duration = Duration::from_secs(2);
 const SNAPSHOT_WAIT_MAX: Duration = Duration::from_secs(20);
+const PURGE_WAIT_MAX: Duration = Duration::from_secs(5);
 const MEMBERSHIP_WAIT_MAX: Duration = Duration::from_secs(30);
 /// Bytes of the log that are looked at in one piece.
 const LOOK_BYTES: usize = 1 << 20;
@@ -227,6 +228,7 @@ impl Handle {
 
     /// Lets go of entries up to and including `upto`, as far as they are decided. What they decided is kept in a snapshot first.
     /// A follower that still needs them must then be seeded again, so ask [`Handle::peers_progress`] before.
+    /// While they are being sent to one they stay, and go as soon as that ends: this is an error after a while.
     pub async fn purge_to(&self, upto: LogIndex) -> Result<(), Error> {
         let upto = upto.min(self.inner.machine.decided().borrow().index);
         let stopped = |fatal: super::types::Fatal| Error::Stopped(fatal.to_string());
@@ -242,7 +244,14 @@ impl Handle {
             };
             timeout(SNAPSHOT_WAIT_MAX, written).await.map_err(|_| Error::Stopped("the snapshot was not written in time".into()))??;
         }
-        raft.trigger().purge_log(upto.0).await.map_err(stopped)
+        raft.trigger().purge_log(upto.0).await.map_err(stopped)?;
+        let purged = async {
+            while data.borrow_and_update().purged.is_none_or(|purged| purged.index < upto.0) {
+                data.changed().await.map_err(|_| Error::Stopped("while shortening the log".into()))?;
+            }
+            Ok(())
+        };
+        timeout(PURGE_WAIT_MAX, purged).await.map_err(|_| Error::BeingSent)?
     }
 
     /// Every node that is or was a member.

@@ -47,7 +47,6 @@ impl Manager {
         // Nothing is thrown away for a node that leads the log and has no rows to give: it may be about to be seeded itself.
         wait_until_open(&leader.address).await?;
         let followers = if self.spares_followers { Vec::new() } else { self.followers(&leader).await };
-        self.spares_followers = !followers.is_empty();
         self.leave_behind().await;
         let why = self.repairs.notice.as_deref().unwrap_or("a new node");
         self.say(Role::Seeding, format!("seeding from another node; {why}"));
@@ -65,6 +64,7 @@ impl Manager {
         let instance = InstanceId(rand::random::<u64>() >> 1);
         let settled = crate::pg::schema::settle(&self.config, &self.target, instance).await?;
         (self.instance, self.version) = (settled.instance, settled.version);
+        self.spares_followers = !followers.is_empty();
         let sink = seed::Sink { config: &self.config, target: &self.target, raft: &self.raft, board: &self.board };
         // Large data takes hours. Given up in the middle, the mark stays.
         let origin = tokio::select! {

@@ -64,6 +64,34 @@ async fn a_killed_server_is_not_waited_for_and_starts_again() {
     assert!(!server.is_running());
 }
 
+/// Its sidecar was killed too, and whoever collects orphans takes its time.
+#[tokio::test]
+async fn a_server_starts_as_soon_as_a_dead_one_is_collected() {
+    let dir = Dir::new("uncollected");
+    let config = dir.config();
+    let mut earlier = Server::new(&config).await.unwrap();
+    earlier.init().await.unwrap();
+    earlier.start().await.unwrap();
+    kill(&pid(&config));
+    let mut server = Server::new(&config).await.unwrap();
+    // As for a node that is seeded again: what is left is the lock of the socket.
+    server.wipe().unwrap();
+    server.init().await.unwrap();
+    let hindered = async {
+        while !server_said(&config).contains("Is another postmaster") {
+            tokio::time::sleep(START_POLL).await;
+        }
+        earlier.child.as_mut().unwrap().wait().await.unwrap();
+    };
+    let (started, ()) = timeout(SOON, async { tokio::join!(server.start(), hindered) }).await.expect("in time");
+    started.unwrap();
+    server.stop(Shutdown::Immediate).await.unwrap();
+}
+
+fn server_said(config: &Config) -> String {
+    fs::read_to_string(config.data_dir.join("postgres.log")).unwrap_or_default()
+}
+
 #[tokio::test]
 async fn a_server_that_an_earlier_sidecar_left_behind_is_stopped_first() {
     let dir = Dir::new("orphan");
