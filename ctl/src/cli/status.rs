@@ -5,8 +5,10 @@
 
 use super::target::{View, leader};
 use super::{Outcome, Status};
+use howdah_ctl::admin;
 use howdah_ctl::core::table::{Align, render};
-use howdah_protocol::admin::Seeding;
+use howdah_protocol::NodeId;
+use howdah_protocol::admin::{Members, Seeding};
 use howdah_protocol::verify::Verified;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -25,10 +27,24 @@ struct Group {
     nodes: Vec<Node>,
 }
 
+/// What a node is to the group, as the leader has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Membership {
+    /// Counts for the majority.
+    Voter,
+    /// Follows, and does not count yet.
+    Learner,
+    /// Not added yet, or removed. It may still believe otherwise.
+    None,
+}
+
 #[derive(Debug, Serialize)]
 struct Node {
     id: Option<u64>,
     role: String,
+    /// Null while no leader can be asked.
+    membership: Option<Membership>,
     open: bool,
     term: Option<u64>,
     committed_index: Option<u64>,
@@ -48,18 +64,31 @@ struct Node {
 
 pub(crate) async fn run(arguments: Status) -> anyhow::Result<Outcome> {
     let views = arguments.target.resolve()?.observe().await;
+    let members = match leader(&views) {
+        Some(leader) => admin::members(&leader.admin).await.ok(),
+        None => None,
+    };
     if arguments.json {
-        println!("{}", serde_json::to_string_pretty(&json(&views))?);
+        println!("{}", serde_json::to_string_pretty(&json(&views, members.as_ref()))?);
     } else {
-        println!("{}", table(&views));
-        warnings(&views).iter().for_each(|warning| println!("\n{warning}"));
+        println!("{}", table(&views, members.as_ref()));
+        warnings(&views, members.as_ref()).iter().for_each(|warning| println!("\n{warning}"));
     }
     Ok(if leader(&views).is_some() { Outcome::Good } else { Outcome::Bad })
 }
 
-/// What a person should do something about: nodes that were not the same as the leader when they were compared last.
-fn warnings(views: &[View]) -> Vec<String> {
-    let warning = |view: &View| {
+/// What a person should do something about: nodes that were not the same as the leader when they were compared last, and those that go on
+/// although they were removed.
+fn warnings(views: &[View], members: Option<&Members>) -> Vec<String> {
+    let removed = |view: &View| {
+        let status = view.status.as_ref().ok()?;
+        let was = members.is_some_and(|members| members.ids_used.contains(&status.id));
+        (was && membership(status.id, members) == Some(Membership::None)).then(|| {
+            let node = status.id;
+            format!("WARNING: node {node} was removed from the group and still runs: what it serves grows old\nhint: stop its sidecar")
+        })
+    };
+    let differs = |view: &View| {
         let status = view.status.as_ref().ok()?;
         let last = status.verified.filter(|last| last.tables_differing > 0)?;
         let (node, rows, tables, index) = (status.id, last.rows_differing, last.tables_differing, last.index);
@@ -68,29 +97,35 @@ fn warnings(views: &[View]) -> Vec<String> {
              hint: `howdahctl verify` shows where, `howdahctl verify --repair` brings the rows back to the leader's"
         ))
     };
-    views.iter().filter_map(warning).collect()
+    views.iter().filter_map(differs).chain(views.iter().filter_map(removed)).collect()
 }
 
-fn json(views: &[View]) -> Json {
+fn membership(node: NodeId, members: Option<&Members>) -> Option<Membership> {
+    let found = members?.members.iter().find(|member| member.node == node);
+    Some(found.map_or(Membership::None, |member| if member.voter { Membership::Voter } else { Membership::Learner }))
+}
+
+fn json(views: &[View], members: Option<&Members>) -> Json {
     let mut groups: BTreeMap<u32, Vec<&View>> = BTreeMap::new();
     for view in views {
         // A node that does not answer is taken for one of the home group, the only one that a local cluster has.
         let group = view.status.as_ref().map_or(0, |status| status.group.0);
         groups.entry(group).or_default().push(view);
     }
-    let group = |(id, members): (u32, Vec<&View>)| Group {
+    let group = |(id, nodes): (u32, Vec<&View>)| Group {
         id,
-        leader: leader(views).filter(|found| members.iter().any(|view| std::ptr::eq(*view, *found))).and_then(|view| Some(view.id?.0)),
-        nodes: members.into_iter().map(node).collect(),
+        leader: leader(views).filter(|found| nodes.iter().any(|view| std::ptr::eq(*view, *found))).and_then(|view| Some(view.id?.0)),
+        nodes: nodes.into_iter().map(|view| node(view, members)).collect(),
     };
     Json { groups: groups.into_iter().map(group).collect() }
 }
 
-fn node(view: &View) -> Node {
+fn node(view: &View, members: Option<&Members>) -> Node {
     let status = view.status.as_ref().ok();
     Node {
         id: view.id.map(|id| id.0),
         role: status.map_or(UNREACHABLE.to_owned(), |status| status.role.to_string()),
+        membership: view.id.and_then(|id| membership(id, members)),
         open: status.is_some_and(|status| status.open),
         term: status.map(|status| status.term.0),
         committed_index: status.map(|status| status.committed_index.0),
@@ -105,10 +140,11 @@ fn node(view: &View) -> Node {
     }
 }
 
-pub(crate) fn table(views: &[View]) -> String {
+pub(crate) fn table(views: &[View], members: Option<&Members>) -> String {
     let columns = [
         ("node", Align::Right),
         ("role", Align::Left),
+        ("member", Align::Left),
         ("state", Align::Left),
         ("term", Align::Right),
         ("index", Align::Right),
@@ -120,7 +156,7 @@ pub(crate) fn table(views: &[View]) -> String {
         ("detail", Align::Left),
     ];
     let row = |view: &View| {
-        let node = node(view);
+        let node = node(view, members);
         let number = |value: Option<u64>| value.map_or("-".to_owned(), |value| value.to_string());
         let detail = match &view.status {
             Ok(status) => {
@@ -133,6 +169,13 @@ pub(crate) fn table(views: &[View]) -> String {
         vec![
             number(node.id),
             node.role.clone(),
+            match node.membership {
+                Some(Membership::Voter) => "voter",
+                Some(Membership::Learner) => "learner",
+                Some(Membership::None) => "none",
+                None => "-",
+            }
+            .to_owned(),
             if node.role == UNREACHABLE {
                 "-"
             } else if node.open {
@@ -157,8 +200,8 @@ pub(crate) fn table(views: &[View]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use howdah_protocol::admin::{NodeStatus, Role, SeedingStage};
-    use howdah_protocol::{GroupId, LogIndex, NodeId, Term};
+    use howdah_protocol::admin::{Member, NodeStatus, Role, SeedingStage};
+    use howdah_protocol::{GroupId, LogIndex, Term};
 
     fn view(id: u64, role: Role, open: bool, term: u64) -> View {
         let status = NodeStatus {
@@ -191,7 +234,7 @@ mod tests {
 
     #[test]
     fn the_json_has_exactly_the_promised_keys() {
-        let value = serde_json::to_value(json(&views())).expect("serialises");
+        let value = serde_json::to_value(json(&views(), None)).expect("serialises");
         let keys = |value: &serde_json::Value| {
             let mut keys: Vec<_> = value.as_object().expect("an object").keys().cloned().collect();
             keys.sort();
@@ -200,7 +243,8 @@ mod tests {
         let group = &value["groups"][0];
         assert_eq!(keys(&value), "groups");
         assert_eq!(keys(group), "id leader nodes");
-        let expected = "admin_address applied_index committed_index id lag_ms open postgres_version role sql_address term trouble verified";
+        let expected =
+            "admin_address applied_index committed_index id lag_ms membership open postgres_version role sql_address term trouble verified";
         for node in group["nodes"].as_array().expect("nodes") {
             assert_eq!(keys(node), expected);
         }
@@ -214,15 +258,15 @@ mod tests {
     fn what_is_wrong_with_a_node_is_in_its_line_and_in_the_json() {
         let mut views = views();
         views[1].status.as_mut().expect("it answers").trouble = Some("the disk is full".to_owned());
-        assert!(table(&views).lines().nth(2).expect("second node").contains("fine; TROUBLE: the disk is full"));
-        let value = serde_json::to_value(json(&views)).expect("serialises");
+        assert!(table(&views, None).lines().nth(2).expect("second node").contains("fine; TROUBLE: the disk is full"));
+        let value = serde_json::to_value(json(&views, None)).expect("serialises");
         assert_eq!(value["groups"][0]["nodes"][1]["trouble"], "the disk is full");
         assert_eq!(value["groups"][0]["nodes"][0]["trouble"], serde_json::Value::Null);
     }
 
     #[test]
     fn the_table_shows_the_unreachable_one_with_the_reason() {
-        let table = table(&views());
+        let table = table(&views(), None);
         assert!(table.lines().nth(3).expect("third node").contains("unreachable"), "{table}");
         assert!(table.contains("refused") && table.contains("3 ms"), "{table}");
     }
@@ -234,22 +278,36 @@ mod tests {
         if let Ok(status) = &mut views[0].status {
             status.seeding = Some(seeding);
         }
-        assert!(table(&views).contains("50 %, 1 of 2 MiB"), "{}", table(&views));
-        let value = serde_json::to_value(json(&views)).expect("serialises");
+        assert!(table(&views, None).contains("50 %, 1 of 2 MiB"), "{}", table(&views, None));
+        let value = serde_json::to_value(json(&views, None)).expect("serialises");
         assert_eq!(value["groups"][0]["nodes"][0]["seeding"]["bytes_done"], 1 << 20);
     }
 
     #[test]
     fn a_node_that_differs_is_warned_of() {
         let mut views = views();
-        assert!(warnings(&views).is_empty());
+        assert!(warnings(&views, None).is_empty());
         let last = Verified { at_ms: 1, index: LogIndex(7), tables: 3, tables_differing: 1, rows_differing: 5 };
         views[1].status.as_mut().expect("it answers").verified = Some(last);
-        let said = warnings(&views);
+        let said = warnings(&views, None);
         assert!(
             said.len() == 1 && said[0].contains("node 2 differs") && said[0].contains("5 rows") && said[0].contains("--repair"),
             "{said:?}"
         );
-        assert_eq!(serde_json::to_value(json(&views)).expect("serialises")["groups"][0]["nodes"][1]["verified"]["rows_differing"], 5);
+        assert_eq!(serde_json::to_value(json(&views, None)).expect("serialises")["groups"][0]["nodes"][1]["verified"]["rows_differing"], 5);
+    }
+
+    #[test]
+    fn who_votes_is_what_the_leader_says() {
+        let member = |id, voter| Member { node: NodeId(id), admin: "h:2".to_owned(), sql: "h:1".to_owned(), voter };
+        let members = Members { members: vec![member(2, true), member(3, false)], ids_used: [1, 2, 3].map(NodeId).to_vec() };
+        let value = serde_json::to_value(json(&views(), Some(&members))).expect("serialises");
+        let of = |nth: usize| value["groups"][0]["nodes"][nth]["membership"].as_str().expect("a word").to_owned();
+        assert_eq!([of(0), of(1), of(2)], ["none", "voter", "learner"]);
+        let said = warnings(&views(), Some(&members));
+        assert!(said.len() == 1 && said[0].contains("node 1 was removed"), "{said:?}");
+        let waits = Members { ids_used: [2, 3].map(NodeId).to_vec(), ..members };
+        assert!(warnings(&views(), Some(&waits)).is_empty(), "it is about to join");
+        assert!(table(&views(), None).lines().nth(1).expect("first node").contains(" -  "), "nobody to ask");
     }
 }
