@@ -42,6 +42,7 @@
 //! A failure anywhere leaves the node without an origin: it is wiped and seeded again at the next attempt (`role/seed.rs` has the mark by
 //! which a cut-short one is known).
 
+mod alive;
 mod background;
 mod keeper;
 mod meter;

@@ -29,6 +29,9 @@ pub(super) struct Plan {
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Table {
+    /// Means something to the server that gives the rows alone.
+    #[serde(skip)]
+    pub(super) oid: u32,
     pub(super) schema: String,
     pub(super) name: String,
     /// All but generated ones.
@@ -90,21 +93,21 @@ impl Table {
         self.columns.iter().map(|column| quoted(column)).collect::<Vec<_>>().join(", ")
     }
 
+    /// By name, as there is no other way: which table had that name shows afterwards ([`Table::was_read`]). A view in its place, which may read
+    /// this very table and leave out half of it, fails at once: it has no `ctid`, and that is why a piece from page 0 on is asked for by it too.
     pub(super) fn copy_out(&self, piece: &Piece, form: Form) -> String {
-        let mut conditions: Vec<String> = Vec::new();
-        if piece.from > 0 {
-            conditions.push(format!("ctid >= '({},0)'::pg_catalog.tid", piece.from));
-        }
-        if let Some(to) = piece.to {
-            conditions.push(format!("ctid < '({to},0)'::pg_catalog.tid"));
-        }
-        let condition = match &self.condition {
-            Some(own) => format!(" {own}"),
-            None if conditions.is_empty() => String::new(),
-            None => format!(" WHERE {}", conditions.join(" AND ")),
+        let pages = || {
+            let end = piece.to.map(|to| format!(" AND ctid < '({to},0)'::pg_catalog.tid")).unwrap_or_default();
+            format!("WHERE ctid >= '({},0)'::pg_catalog.tid{end}", piece.from)
         };
-        let rows = format!("SELECT {} FROM ONLY {}{condition}", self.column_list(), self.qualified());
+        let condition = self.condition.clone().unwrap_or_else(pages);
+        let rows = format!("SELECT {} FROM ONLY {} {condition}", self.column_list(), self.qualified());
         format!("COPY ({rows}) TO STDOUT (FORMAT {})", form.as_str())
+    }
+
+    /// Whether it is this table that the session's transaction has read, by the lock that reading leaves: names may have changed owners.
+    pub(super) async fn was_read(&self, client: &Client) -> Result<bool, Error> {
+        Ok(client.query_one(&format!("SELECT $1 IN ({LOCKED})"), &[&self.oid]).await?.get(0))
     }
 
     pub(super) fn copy_in(&self, form: Form) -> String {
@@ -162,6 +165,9 @@ const COLUMNS: &str = "
           AND NOT (b.typtype = 'e' OR b.oid < 16384 AND b.typtype IN ('b', 'r', 'm') AND b.typsend <> 0 AND b.typreceive <> 0
                    AND b.typname !~ '^_?(reg|aclitem)'))";
 
+/// What this session's transaction has locked.
+const LOCKED: &str = "SELECT l.relation FROM pg_locks l WHERE l.locktype = 'relation' AND l.granted AND l.pid = pg_backend_pid()";
+
 /// `LOCK TABLE` of all that will be copied, so that nobody rewrites or empties it meanwhile; `None` where there is no table.
 pub(super) async fn lock(client: &Client) -> Result<Option<String>, Error> {
     let sql = format!("SELECT string_agg(format('ONLY %I.%I', n.nspname, c.relname), ', ' ORDER BY c.oid){RELATIONS} AND c.relkind = 'r'");
@@ -172,7 +178,7 @@ pub(super) async fn lock(client: &Client) -> Result<Option<String>, Error> {
 /// The tables, and whether one of them was rewritten between the snapshot and the lock: then the snapshot does not show its rows.
 pub(super) async fn tables(client: &Client) -> Result<(Vec<Table>, bool), Error> {
     let sql = format!(
-        "SELECT n.nspname::text, c.relname::text, greatest(c.reltuples, 0)::bigint, pg_table_size(c.oid), \
+        "SELECT c.oid, n.nspname::text, c.relname::text, greatest(c.reltuples, 0)::bigint, pg_table_size(c.oid), \
                 pg_relation_size(c.oid) / current_setting('block_size')::bigint, {COLUMNS}, \
                 (SELECT x.condition FROM unnest(e.extconfig, e.extcondition) x (oid, condition) WHERE x.oid = c.oid), \
                 c.relfilenode IS DISTINCT FROM pg_relation_filenode(c.oid){RELATIONS} AND c.relkind = 'r' ORDER BY c.oid"
@@ -180,16 +186,36 @@ pub(super) async fn tables(client: &Client) -> Result<(Vec<Table>, bool), Error>
     let rows = client.query(&sql, &[]).await?;
     let number = |value: i64| u64::try_from(value).unwrap_or_default();
     let table = |row: &tokio_postgres::Row| Table {
-        schema: row.get(0),
-        name: row.get(1),
-        rows: number(row.get(2)),
-        bytes: number(row.get(3)),
-        pages: number(row.get(4)),
-        columns: row.get(5),
-        binary: row.get(6),
-        condition: row.get::<_, Option<String>>(7).filter(|condition| !condition.is_empty()),
+        oid: row.get(0),
+        schema: row.get(1),
+        name: row.get(2),
+        rows: number(row.get(3)),
+        bytes: number(row.get(4)),
+        pages: number(row.get(5)),
+        columns: row.get(6),
+        binary: row.get(7),
+        condition: row.get::<_, Option<String>>(8).filter(|condition| !condition.is_empty()),
     };
-    Ok((rows.iter().map(table).collect(), rows.iter().any(|row| row.get(8))))
+    Ok((rows.iter().map(table).collect(), rows.iter().any(|row| row.get(9))))
+}
+
+/// Whether a table or a sequence that the snapshot shows is not the one that was locked, and read, by its name. Asked in the transaction of
+/// [`lock`] and [`sequences`], behind them. `pg_class` is what it was at the snapshot; names, as they are resolved there and by `to_regclass`, and
+/// locks are what they are now.
+pub(super) async fn misnamed(client: &Client) -> Result<bool, Error> {
+    let sql = format!(
+        "SELECT EXISTS (SELECT{RELATIONS} AND c.relkind IN ('r', 'S') \
+                AND NOT (c.oid IN ({LOCKED}) AND c.oid IS NOT DISTINCT FROM to_regclass(format('%I.%I', n.nspname, c.relname))))"
+    );
+    Ok(client.query_one(&sql, &[]).await?.get(0))
+}
+
+/// Whether the names of tables mean them still, or again, by the newest catalog.
+pub(super) async fn names_stand(client: &Client, tables: &[Table]) -> Result<bool, Error> {
+    const SQL: &str =
+        "SELECT NOT EXISTS (SELECT FROM unnest($1::oid[], $2::text[]) t (oid, name) WHERE to_regclass(t.name) IS DISTINCT FROM t.oid)";
+    let (oids, names): (Vec<u32>, Vec<String>) = tables.iter().map(|table| (table.oid, table.qualified())).unzip();
+    Ok(client.query_one(SQL, &[&oids, &names]).await?.get(0))
 }
 
 /// Sequences know no snapshots: what they say now is at or past what the snapshot's rows were given.
@@ -214,7 +240,7 @@ mod tests {
 
     fn table(name: &str, pages: u64, bytes: u64) -> Table {
         let columns = vec!["id".to_owned(), "a\"b".to_owned()];
-        Table { schema: "s".to_owned(), name: name.to_owned(), columns, binary: true, condition: None, rows: 1, bytes, pages }
+        Table { oid: 1, schema: "s".to_owned(), name: name.to_owned(), columns, binary: true, condition: None, rows: 1, bytes, pages }
     }
 
     #[test]
@@ -236,7 +262,7 @@ mod tests {
              AND ctid < '(5,0)'::pg_catalog.tid) TO STDOUT (FORMAT binary)"
         );
         let whole = Piece { from: 0, to: None, ..piece };
-        assert!(table.copy_out(&whole, Form::Text).ends_with("FROM ONLY \"s\".\"t\") TO STDOUT (FORMAT text)"));
+        assert!(table.copy_out(&whole, Form::Text).ends_with("\"t\" WHERE ctid >= '(0,0)'::pg_catalog.tid) TO STDOUT (FORMAT text)"));
         assert_eq!(table.copy_in(table.form(false)), "COPY \"s\".\"t\" (\"id\", \"a\"\"b\") FROM STDIN (FORMAT text)");
         assert_eq!(table.form(true), Form::Binary);
         table.condition = Some("WHERE mine".to_owned());

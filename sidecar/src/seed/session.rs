@@ -2,7 +2,8 @@
 //!
 //! A transaction (the keeper) holds the snapshot, and with it an ACCESS SHARE lock on every table that is copied: so nobody rewrites, empties or
 //! drops one meanwhile, which would show through the snapshot. Between the snapshot and the locks somebody may have; that is looked for, and then
-//! the attempt is void. A follower whose applier waits for such a lock ends the keeper after a while, and so the attempt: a COPY that waits behind the
+//! the attempt is void. They do not keep a schema from being renamed, by which a table's name comes to mean another: so each stream makes sure
+//! that what it read is the table of the plan, and not only one that has its name. A follower whose applier waits for such a lock ends the keeper after a while, and so the attempt: a COPY that waits behind the
 //! applier then finds the table empty, without an error. So what a stream has read counts only if the keeper still stands when it is through.
 
 use super::keeper::{Keeper, begin};
@@ -29,7 +30,7 @@ use tokio_postgres::Client;
 
 const CHUNK_BYTES: usize = 256 << 10;
 /// A filling of which nothing was heard for this long is over.
-const IDLE_MAX: Duration = Duration::from_secs(60);
+pub(super) const IDLE_MAX: Duration = Duration::from_secs(60);
 pub(super) const SOURCE_NAME: &str = "howdah-seed-source";
 
 pub(super) type Chunk = io::Result<Bytes>;
@@ -48,7 +49,7 @@ pub(super) enum Error {
     Unfit(String),
     #[error("cannot run pg_dump: {0}")]
     Dump(#[from] io::Error),
-    #[error("a table was rewritten while the snapshot was taken")]
+    #[error("a table was rewritten or renamed, or its schema was, behind the snapshot")]
     Rewritten,
     #[error("there is no such piece")]
     NoPiece,
@@ -79,10 +80,10 @@ impl Session {
             keeper.batch_execute(&lock).await?;
         }
         let (tables, rewritten) = plan::tables(&keeper).await?;
-        if rewritten {
+        let sequences = plan::sequences(&keeper).await?;
+        if rewritten || plan::misnamed(&keeper).await? {
             return Err(Error::Rewritten);
         }
-        let sequences = plan::sequences(&keeper).await?;
         let snapshot = keeper.query_one("SELECT pg_catalog.pg_export_snapshot()", &[]).await?.get(0);
         let plan = Plan {
             id: rand::random::<u64>() >> 1,
@@ -120,9 +121,15 @@ impl Session {
         *self.used.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
     }
 
-    pub(super) fn is_idle(&self) -> bool {
+    /// The joining node lives, and still wants it. False where there is nothing to want any more.
+    pub(super) fn keep(&self) -> bool {
+        self.touch();
+        !self.keeper.is_closed()
+    }
+
+    pub(super) fn is_idle(&self, now: Instant) -> bool {
         let used = *self.used.lock().unwrap_or_else(PoisonError::into_inner);
-        self.streams.available_permits() == self.streams_max && used.elapsed() > IDLE_MAX
+        self.streams.available_permits() == self.streams_max && now.saturating_duration_since(used) > IDLE_MAX
     }
 
     /// Rows of one piece, as COPY writes them.
@@ -130,7 +137,8 @@ impl Session {
         let piece = self.plan.pieces.get(piece).ok_or(Error::NoPiece)?;
         let client = self.target.connect(SOURCE_NAME, OPTIONS).await?;
         client.batch_execute(&begin(&self.snapshot)).await?;
-        let mut rows = pin!(client.copy_out(&self.plan.tables[piece.table].copy_out(piece, form)).await?);
+        let table = &self.plan.tables[piece.table];
+        let mut rows = pin!(client.copy_out(&table.copy_out(piece, form)).await?);
         let mut gathered = BytesMut::with_capacity(2 * CHUNK_BYTES);
         while let Some(row) = rows.try_next().await? {
             gathered.extend_from_slice(&row);
@@ -139,6 +147,9 @@ impl Session {
             }
         }
         self.pass_on(gathered.freeze(), send).await?;
+        if !table.was_read(&client).await? {
+            return Err(Error::Rewritten);
+        }
         self.check_kept().await
     }
 
@@ -185,6 +196,17 @@ impl Session {
             self.pass_on(chunk.freeze(), send).await?;
         }
         let status = child.wait().await?;
-        if status.success() { self.check_kept().await } else { Err(io::Error::other(format!("it ended with {status}")).into()) }
+        if !status.success() {
+            return Err(io::Error::other(format!("it ended with {status}")).into());
+        }
+        self.check_names().await?;
+        self.check_kept().await
+    }
+
+    /// `pg_dump` names tables as the snapshot does, and what rests on them, as the definitions of indexes, by the newest catalog. A session of its
+    /// own, because one may go on with an old catalog in its cache for as long as its transaction lasts.
+    async fn check_names(&self) -> Result<(), Error> {
+        let client = self.target.connect(SOURCE_NAME, OPTIONS).await?;
+        if plan::names_stand(&client, &self.plan.tables).await? { Ok(()) } else { Err(Error::Rewritten) }
     }
 }

@@ -1,5 +1,6 @@
 //! The joining node's side of seeding.
 
+use super::alive::KEEP_EVERY;
 use super::background::Background;
 use super::meter::Meter;
 use super::plan::Plan;
@@ -81,25 +82,11 @@ impl Sink<'_> {
 
     /// Schema, rows, and what rests on rows, in this order.
     async fn take(&self, giver: &str, plan: Plan, meter: &Arc<Meter>) -> Result<(), Error> {
-        meter.stage(SeedingStage::Schema);
         let archive = Archive { path: self.config.data_dir.join("seed.dump") };
-        let schema = get(giver, &format!("/v1/seed/schema?id={}", plan.id), &self.config.secret).await?;
-        archive.receive(schema).await?;
-        let session = self.target.connect("howdah-seed", &format!("{OPTIONS} -c session_replication_role=replica")).await?;
-        crate::apply::apply_roles(&session, &plan.roles).await.map_err(|error| Error::Roles(error.to_string()))?;
-        self.restore(&archive, "pre-data").await?;
-
-        meter.stage(SeedingStage::Rows);
         let (id, sequences) = (plan.id, plan.sequences.clone());
-        let copying = Copying {
-            version: version(&session).await?,
-            plan,
-            giver: giver.to_owned(),
-            secret: self.config.secret.clone(),
-            target: self.target.clone(),
-            meter: meter.clone(),
-        };
-        copying.run(&Background::start()?).await?;
+        let options = format!("{OPTIONS} -c session_replication_role=replica -c synchronous_commit=off");
+        let session = self.target.connect("howdah-seed", &options).await?;
+        self.kept(giver, id).during(KEEP_EVERY, Box::pin(self.take_rows(giver, plan, &archive, &session, meter))).await?;
         self.end(giver, id).await;
 
         meter.stage(SeedingStage::Indexes);
@@ -112,6 +99,28 @@ impl Sink<'_> {
         Ok(())
     }
 
+    /// All that the giver is needed for.
+    async fn take_rows(&self, giver: &str, plan: Plan, archive: &Archive, session: &Client, meter: &Arc<Meter>) -> Result<(), Error> {
+        meter.stage(SeedingStage::Schema);
+        let schema = get(giver, &format!("/v1/seed/schema?id={}", plan.id), &self.config.secret).await?;
+        archive.receive(schema).await?;
+        crate::apply::apply_roles(session, &plan.roles).await.map_err(|error| Error::Roles(error.to_string()))?;
+        self.restore(archive, "pre-data").await?;
+
+        meter.stage(SeedingStage::Rows);
+        let copying = Copying {
+            version: version(session).await?,
+            plan,
+            giver: giver.to_owned(),
+            secret: self.config.secret.clone(),
+            target: self.target.clone(),
+            meter: meter.clone(),
+        };
+        copying.run(&Background::start()?).await
+    }
+
+    /// Nothing of it, nor of the rows, is waited for on the disk, which with thousands of objects would be most of the time: a crash before the end
+    /// leaves the node without an origin, to be filled anew, and the end (`set_origin`) flushes the WAL of all of it.
     async fn restore(&self, archive: &Archive, section: &str) -> Result<(), Error> {
         // Event triggers are each node's own: leave the giver's out.
         let mut list = tokio::process::Command::new(self.config.postgres.bin_dir.join("pg_restore"));
@@ -129,7 +138,7 @@ impl Sink<'_> {
             .args(["--host", &self.target.host.display().to_string(), "--port", &self.target.port.to_string()])
             .args(["--username", &self.target.user, "--dbname", &self.target.database])
             .arg(&archive.path)
-            .env("PGOPTIONS", "-c session_replication_role=replica -c synchronous_commit=local -c default_transaction_read_only=off")
+            .env("PGOPTIONS", "-c session_replication_role=replica -c synchronous_commit=off -c default_transaction_read_only=off")
             .env("PGPASSWORD", self.target.password.as_deref().unwrap_or_default());
         let failed = |error: crate::pg::server::Error| Error::Restore(error.to_string());
         crate::pg::server::run_long("pg_restore", command).await.map_err(failed)

@@ -6,6 +6,7 @@
 //! | `POST /v1/seed?node=N&from=X` | of a follower: the same, of rows at entry X of the log or behind |
 //! | `GET /v1/seed/schema?id=I` | everything but rows: an archive of `pg_dump` |
 //! | `GET /v1/seed/rows?id=I&piece=P&form=binary` | rows of a piece of the plan, as COPY writes them |
+//! | `POST /v1/seed/keep?id=I` | the filling goes on, though nothing is asked of it for now; 410 where it is over |
 //! | `POST /v1/seed/end?id=I` | the filling is over |
 //!
 //! A stream that fails in the middle ends its body with an error, which HTTP carries as a broken body: the other side never takes a half for
@@ -35,6 +36,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Semaphore, mpsc};
+use tokio::time::Instant;
 
 /// Parts of a stream that wait for the network.
 const CHUNKS_MAX: usize = 4;
@@ -80,6 +82,10 @@ impl Source {
                 let piece = number(query, "piece").and_then(|piece| usize::try_from(piece).ok()).unwrap_or(usize::MAX);
                 self.stream(query, move |running, send| async move { running.copy(piece, form, &send).await })
             }
+            (&Method::POST, "/v1/seed/keep") => match self.numbered(query).filter(|running| running.session.keep()) {
+                Some(_) => Response::new(full("{}")),
+                None => over(),
+            },
             (&Method::POST, "/v1/seed/end") => {
                 self.end(|running| number(query, "id") == Some(running.session.plan.id));
                 Response::new(full("{}"))
@@ -97,7 +103,7 @@ impl Source {
         let busy = || problem(StatusCode::SERVICE_UNAVAILABLE, "another node is being seeded", Some("try again later"));
         let Ok(_opening) = self.opening.try_acquire() else { return busy() };
         // Whoever asks again has given up what it asked for before.
-        self.end(|running| running.session.node == node || running.session.is_idle());
+        self.end(|running| running.session.node == node || running.session.is_idle(Instant::now()));
         if self.running().is_some() {
             return busy();
         }
@@ -136,9 +142,7 @@ impl Source {
     where
         F: Future<Output = Result<(), Error>> + Send + 'static,
     {
-        let Some(running) = self.running().filter(|running| number(query, "id") == Some(running.session.plan.id)) else {
-            return problem(StatusCode::GONE, "this filling is over", Some("begin anew"));
-        };
+        let Some(running) = self.numbered(query) else { return over() };
         let Some(permit) = running.session.stream() else {
             return problem(StatusCode::SERVICE_UNAVAILABLE, "this filling has all the streams that it may have", None);
         };
@@ -159,7 +163,7 @@ impl Source {
     async fn end_when_idle(self, id: u64) {
         while self.running().is_some_and(|running| running.session.plan.id == id) {
             tokio::time::sleep(LOOK_EVERY).await;
-            self.end(|running| running.session.is_idle());
+            self.end(|running| running.session.is_idle(Instant::now()));
         }
     }
 
@@ -170,6 +174,11 @@ impl Source {
         }
     }
 
+    /// The filling that is asked for, if it is not over.
+    fn numbered(&self, query: &str) -> Option<Running> {
+        self.running().filter(|running| number(query, "id") == Some(running.session.plan.id))
+    }
+
     fn running(&self) -> Option<Running> {
         self.lock().clone()
     }
@@ -177,6 +186,10 @@ impl Source {
     fn lock(&self) -> std::sync::MutexGuard<'_, Option<Running>> {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn over() -> Response<Body> {
+    problem(StatusCode::GONE, "this filling is over", Some("begin anew"))
 }
 
 fn value<'a>(query: &'a str, name: &str) -> Option<&'a str> {

@@ -4,6 +4,7 @@
 //! it can see, and rows that are updated all the time get slow. Whoever refuses is passed over, and the leader comes last. Nothing is copied
 //! before the place of the rows is known for certain.
 
+use super::alive::{KEEP_EVERY, Kept};
 use super::keeper::Position;
 use super::plan::Plan;
 use super::sink::{Error, Sink};
@@ -58,7 +59,8 @@ impl Sink<'_> {
         let instance = plan.instance;
         let by = decisions.serving.filter(|serving| serving.instance == instance).ok_or(Error::Undecided("the leader changed"))?;
         let known = |now: &Decisions| now.fate(by, lsn) != Fate::Open;
-        let (_, after) = wait_decided(self.raft, "the snapshot's last commits are not decided", known).await?;
+        let waiting = wait_decided(self.raft, "the snapshot's last commits are not decided", known);
+        let (_, after) = self.kept(leader, plan.id).during(KEEP_EVERY, waiting).await?;
         if after.fate(by, lsn) != Fate::Decided {
             return Err(Error::Undecided("the leader changed"));
         }
@@ -71,7 +73,8 @@ impl Sink<'_> {
         // What this node has of the log reaches at least from here on.
         let from = self.raft.decided().borrow().index;
         let plan = self.ask(&follower.address, Some(from)).await?;
-        match self.place_of(&plan, &leader.address).await {
+        let placing = Box::pin(self.place_of(&plan, &leader.address));
+        match self.kept(&follower.address, plan.id).during(KEEP_EVERY, placing).await {
             Ok(origin) => Ok((plan, origin)),
             Err(error) => {
                 self.end(&follower.address, plan.id).await;
@@ -127,6 +130,10 @@ impl Sink<'_> {
         let body = tokio::time::timeout(CHUNK_TIMEOUT, Limited::new(response.into_body(), PLAN_BYTES_MAX).collect()).await;
         let body = body.map_err(|_| Error::Broken("the plan does not come".into()))?.map_err(|error| Error::Broken(error.to_string()))?;
         serde_json::from_slice(&body.to_bytes()).map_err(|error| Error::Broken(format!("the plan: {error}")))
+    }
+
+    pub(super) fn kept<'a>(&'a self, giver: &'a str, id: u64) -> Kept<'a> {
+        Kept { giver, secret: &self.config.secret, id }
     }
 
     /// Lets the giver forget its snapshot. It would by itself, later.
