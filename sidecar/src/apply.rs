@@ -283,7 +283,7 @@ impl Handle {
         self.control.lag.of(self.applied.borrow().index)
     }
 
-    /// Returns once a new transaction on this node sees entry `index`.
+    /// Returns once a new transaction on this node sees entry `index`, or apply has stopped for good.
     pub async fn wait_for(&self, index: LogIndex, deadline: Instant) -> Result<(), Error> {
         let mut applied = self.applied.clone();
         if applied.borrow().index >= index {
@@ -291,13 +291,13 @@ impl Handle {
         }
         self.control.waiting.fetch_add(1, Ordering::Relaxed);
         self.control.wanted.notify_one();
-        let reached = tokio::time::timeout_at(deadline, applied.wait_for(|applied| applied.index >= index)).await;
-        let reached = reached.map(|reached| reached.is_ok());
+        let reached = tokio::time::timeout_at(deadline, applied.wait_for(|applied| applied.index >= index || applied.stopped)).await;
+        let reached = reached.map(|reached| reached.map(|applied| applied.index >= index));
         self.control.waiting.fetch_sub(1, Ordering::Relaxed);
         match reached {
-            Ok(true) => Ok(()),
-            Ok(false) => Err(Error::Stopped),
-            Err(_) => {
+            Ok(Ok(true)) => Ok(()),
+            Ok(Err(_)) => Err(Error::Stopped),
+            Ok(Ok(false)) | Err(_) => {
                 let now = applied.borrow();
                 Err(Error::NotReached { index, applied: now.index, error: now.error.clone() })
             }

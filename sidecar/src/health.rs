@@ -11,7 +11,7 @@
 //! - Must never: act on Postgres. Whatever a hanging server does when it goes on, it does without the gate, and so acknowledges nothing.
 
 use crate::config::{Config, Mode};
-use crate::core::health::{Health, Pulse, Signs};
+use crate::core::health::{Apply, Health, Pulse, Signs};
 use crate::pg::connect::{self, Target};
 use crate::pg::server::Server;
 use crate::raft;
@@ -63,9 +63,17 @@ impl Watcher {
         let (start, mut health) = (Instant::now(), Health::default());
         let mut known: Option<String> = None;
         let mut fit = health.fit();
+        let mut leads_closed_since = None;
         loop {
             sleep(LOOK_EVERY).await;
-            let signs = Signs { postgres: pulse.borrow().clone(), log_write_ms: millis(self.raft.slowest_write()), free: self.fullest() };
+            leads_closed_since = self.leads_closed().then(|| leads_closed_since.unwrap_or_else(Instant::now));
+            let signs = Signs {
+                postgres: pulse.borrow().clone(),
+                log_write_ms: millis(self.raft.slowest_write()),
+                free: self.fullest(),
+                leads_closed_ms: leads_closed_since.map_or(0, |since| millis(since.elapsed())),
+                apply: self.apply(),
+            };
             let trouble = health.look(millis(start.elapsed()), &signs).map(ToString::to_string);
             if trouble != known {
                 match &trouble {
@@ -79,6 +87,22 @@ impl Watcher {
                 self.raft.set_health(fit);
             }
             self.tell(trouble);
+        }
+    }
+
+    /// This node has to open, and has not yet.
+    fn leads_closed(&self) -> bool {
+        let stage = self.board.stage.borrow();
+        self.raft.role().borrow().is_leader && !(stage.role == Role::Leader && stage.open)
+    }
+
+    fn apply(&self) -> Apply {
+        let follows = self.board.stage.borrow().role == Role::Follower;
+        let Some(applier) = self.board.applier.borrow().clone().filter(|_| follows) else { return Apply::NotAsked };
+        let applied = applier.borrow();
+        match &applied.error {
+            Some(error) if applied.stopped => Apply::Stopped(error.clone()),
+            _ => Apply::Behind { ms: self.board.published().borrow().lag_ms },
         }
     }
 

@@ -224,7 +224,11 @@ impl Manager {
         }
         if let Some(server) = &mut self.server {
             server.init().await?;
-            server.start().await?;
+            // Recovery after a crash takes as long as it takes.
+            tokio::select! {
+                started = server.start() => started?,
+                _ = self.shutdown.wait_for(|stop| *stop) => return Ok(Stage::Stop),
+            }
         }
         self.access = Access::Closed;
         // 63 bits: it is stored as a bigint.

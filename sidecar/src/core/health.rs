@@ -23,6 +23,10 @@ const SLOW_WINDOW_MS: u64 = 10_000;
 const FREE_BYTES_MIN: u64 = 32 << 20;
 /// Questions that Postgres leaves without an answer, one after the other.
 const SILENCES_MAX: u32 = 3;
+/// A Raft leader opens in a tenth of a second where all is well. After this long another one may be quicker.
+const CLOSED_MS_MAX: u64 = 10_000;
+/// Who leads opens when it has applied all that is decided. Applied in this time, it is not what a group waits for.
+const BEHIND_MS_MAX: u64 = 10_000;
 /// How long a node without symptoms still does not lead.
 const REST_MS: u64 = 30_000;
 
@@ -48,9 +52,23 @@ pub enum Pulse {
     CannotWrite(String),
 }
 
+/// How apply gets on, on a follower.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Apply {
+    /// The age of the oldest decided entry that is not applied.
+    Behind { ms: u64 },
+    /// It does not go on by itself, and why.
+    Stopped(String),
+    #[default]
+    NotAsked,
+}
+
 /// What was measured since the last look.
 #[derive(Debug, Clone, Default)]
 pub struct Signs {
+    pub apply: Apply,
+    /// How long this node has been the Raft leader without being open as one; 0 where it is not.
+    pub leads_closed_ms: u64,
     pub postgres: Pulse,
     /// The longest write or fsync of the log, the one that is under way included.
     pub log_write_ms: u64,
@@ -65,13 +83,18 @@ pub enum Trouble {
     PostgresCannotWrite(String),
     DiskSlow { ms: u64 },
     DiskFull { folder: String, bytes: u64 },
+    OpensNot { ms: u64 },
+    ApplyStopped(String),
+    ApplyBehind { ms: u64 },
 }
 
 impl Trouble {
     const fn leaves(&self) -> Fit {
         match self {
-            Self::DiskSlow { .. } => Fit::Doubtful,
-            Self::PostgresSilent | Self::PostgresCannotWrite(_) | Self::DiskFull { .. } => Fit::Unable,
+            Self::DiskSlow { .. } | Self::ApplyBehind { .. } => Fit::Doubtful,
+            Self::PostgresSilent | Self::PostgresCannotWrite(_) | Self::DiskFull { .. } | Self::OpensNot { .. } | Self::ApplyStopped(_) => {
+                Fit::Unable
+            }
         }
     }
 }
@@ -84,6 +107,9 @@ impl fmt::Display for Trouble {
             ),
             Self::PostgresCannotWrite(error) => write!(f, "PostgreSQL cannot write: {error}"),
             Self::DiskSlow { ms } => write!(f, "the log's disk is slow: writing took {}.{} s", ms / 1000, ms % 1000 / 100),
+            Self::OpensNot { ms } => write!(f, "this node leads the log, and has not opened its PostgreSQL for {} s", ms / 1000),
+            Self::ApplyStopped(error) => write!(f, "apply has stopped: {error}"),
+            Self::ApplyBehind { ms } => write!(f, "apply is {} s behind", ms / 1000),
             Self::DiskFull { folder, bytes } => write!(f, "the disk of {folder} is full: {} MiB are left", bytes >> 20),
         }
     }
@@ -133,6 +159,14 @@ impl Health {
         if let Some((folder, bytes)) = signs.free.as_ref().filter(|(_, bytes)| *bytes < FREE_BYTES_MIN) {
             return Some(Trouble::DiskFull { folder: folder.clone(), bytes: *bytes });
         }
+        if signs.leads_closed_ms >= CLOSED_MS_MAX {
+            return Some(Trouble::OpensNot { ms: signs.leads_closed_ms });
+        }
+        match &signs.apply {
+            Apply::Stopped(error) => return Some(Trouble::ApplyStopped(error.clone())),
+            Apply::Behind { ms } if *ms >= BEHIND_MS_MAX => return Some(Trouble::ApplyBehind { ms: *ms }),
+            Apply::Behind { .. } | Apply::NotAsked => {}
+        }
         slow.map(|ms| Trouble::DiskSlow { ms })
     }
 
@@ -178,6 +212,11 @@ mod tests {
             (pulse(Pulse::Silent(SILENCES_MAX - 1)), None),
             (pulse(Pulse::Silent(SILENCES_MAX)), Some("does not answer")),
             (pulse(Pulse::CannotWrite("no space".into())), Some("cannot write: no space")),
+            (Signs { leads_closed_ms: CLOSED_MS_MAX - 1, ..Signs::default() }, None),
+            (Signs { leads_closed_ms: 12_345, ..Signs::default() }, Some("has not opened its PostgreSQL for 12 s")),
+            (Signs { apply: Apply::Behind { ms: BEHIND_MS_MAX - 1 }, ..Signs::default() }, None),
+            (Signs { apply: Apply::Behind { ms: 45_000 }, ..Signs::default() }, Some("apply is 45 s behind")),
+            (Signs { apply: Apply::Stopped("no table".into()), ..Signs::default() }, Some("apply has stopped: no table")),
         ];
         for (signs, expected) in cases {
             let found = Health::default().look(0, &signs).map(ToString::to_string);
@@ -222,6 +261,10 @@ mod tests {
         assert_eq!(health.fit(), Fit::Doubtful, "it rests");
         health.look(1_000 + REST_MS, &Signs::default());
         assert_eq!(health.fit(), Fit::Fit);
+        health.look(100_000, &Signs { leads_closed_ms: CLOSED_MS_MAX, ..Signs::default() });
+        assert_eq!(health.fit(), Fit::Unable, "whoever opens later than this has others try");
+        health.look(100_500, &Signs { apply: Apply::Behind { ms: BEHIND_MS_MAX }, ..Signs::default() });
+        assert_eq!(health.fit(), Fit::Doubtful, "it would open, late");
     }
 
     #[test]

@@ -4,6 +4,7 @@
 
 use std::path::PathBuf;
 use std::time::Duration;
+use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, NoTls};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -25,6 +26,14 @@ pub enum Error {
     Connect { host: String, port: u16, source: tokio_postgres::Error },
     #[error("PostgreSQL at {host}:{port} did not answer within {CONNECT_TIMEOUT:?}")]
     TimedOut { host: String, port: u16 },
+}
+
+impl Error {
+    /// The server lives and does not take anybody yet: it recovers from a crash. (Or not any more: it stops.)
+    #[must_use]
+    pub fn is_starting_up(&self) -> bool {
+        matches!(self, Self::Connect { source, .. } if source.code() == Some(&SqlState::CANNOT_CONNECT_NOW))
+    }
 }
 
 impl Target {

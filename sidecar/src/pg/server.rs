@@ -37,6 +37,8 @@ pub enum Error {
     NoSuchUser(String),
     #[error("PostgreSQL did not start: {0}")]
     Start(String),
+    #[error("the PostgreSQL of {} heeds no signal: end it by hand", .0.display())]
+    Stop(PathBuf),
     #[error("the access change did not take effect: {0}")]
     Access(io::Error),
     #[error(transparent)]
@@ -125,7 +127,7 @@ impl Server {
     pub async fn start(&mut self) -> Result<(), Error> {
         let data = self.config.pg_data();
         if data.join("postmaster.pid").exists() {
-            self.stop(Shutdown::Immediate).await.or_else(|error| if self.is_running() { Err(error) } else { Ok(()) })?;
+            self.stop(Shutdown::Immediate).await?;
         }
         let postgres = &self.config.postgres;
         access::write_files(&data, Access::Closed, &postgres.database, &postgres.superuser)
@@ -182,6 +184,8 @@ impl Server {
             }
             match target.connect("howdah-start", "").await {
                 Ok(_) => return Ok(()),
+                // Begun anew, recovery would begin at its beginning.
+                Err(error) if error.is_starting_up() => tokio::time::sleep(START_POLL).await,
                 Err(error) if Instant::now() >= deadline => return Err(Error::Start(error.to_string())),
                 Err(_) => tokio::time::sleep(START_POLL).await,
             }
@@ -200,6 +204,7 @@ impl Server {
         }
     }
 
+    /// On success no server of this data directory runs.
     pub async fn stop(&mut self, how: Shutdown) -> Result<(), Error> {
         let mode = match how {
             Shutdown::Fast => "fast",
@@ -224,7 +229,7 @@ impl Server {
             tracing::warn!("PostgreSQL heeded no signal and is killed");
             child.kill().await.map_err(|source| Error::Run { program: "postgres".into(), source })?;
         }
-        Ok(())
+        if self.is_running() { Err(Error::Stop(self.config.pg_data())) } else { Ok(()) }
     }
 
     /// `pg_ctl` would wait for a server that was killed and whose exit status nobody has collected yet.
@@ -304,26 +309,28 @@ impl Server {
     }
 }
 
-/// A server lives under this process id.
-fn lives(pid: u32) -> bool {
-    let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else { return false };
+/// The name of the process that lives under this id.
+fn living(pid: u32) -> Option<String> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // "pid (name) state ...", and a name may hold anything.
-    stat.rsplit_once(") ").is_some_and(|(name, state)| name.ends_with("(postgres") && !state.starts_with(['Z', 'X']))
+    let (name, state) = stat.rsplit_once(") ")?;
+    let (_, name) = name.split_once('(')?;
+    (!state.starts_with(['Z', 'X'])).then(|| name.to_owned())
 }
 
 /// The server did not start because of the lock file of one that is dead.
 fn names_the_dead(said: &str) -> bool {
     let named = said.split_once("Is another postmaster (PID ").and_then(|(_, rest)| rest.split_once(')'));
-    named.and_then(|(pid, _)| pid.parse().ok()).is_some_and(|pid| !lives(pid))
+    named.and_then(|(pid, _)| pid.parse().ok()).is_some_and(|pid| living(pid).is_none_or(|name| name != "postgres"))
 }
 
 /// The process lives and is the server of this data directory. Where it may not be asked for its directory (another user's, in a container), its name has to do.
 fn serves(pid: u32, data: &Path) -> bool {
-    lives(pid)
-        && match fs::read_link(format!("/proc/{pid}/cwd")) {
-            Ok(cwd) => fs::canonicalize(data).is_ok_and(|data| data == cwd),
-            Err(error) => error.kind() == io::ErrorKind::PermissionDenied,
-        }
+    let Some(name) = living(pid) else { return false };
+    match fs::read_link(format!("/proc/{pid}/cwd")) {
+        Ok(cwd) => fs::canonicalize(data).is_ok_and(|data| data == cwd),
+        Err(error) => error.kind() == io::ErrorKind::PermissionDenied && name == "postgres",
+    }
 }
 
 pub(crate) async fn run(program: &str, mut command: Command) -> Result<(), Error> {

@@ -23,6 +23,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::time::{Instant, timeout};
 
 const APPLY_TIMEOUT: Duration = Duration::from_secs(60);
+/// A sequence whose column has no index costs a look at the whole table.
+const SEQUENCES_TIMEOUT: Duration = Duration::from_secs(600);
+const ROLE_TIMEOUT: Duration = Duration::from_secs(30);
 const OPEN_TIMEOUT: Duration = Duration::from_secs(5);
 const ATTACH_TIMEOUT: Duration = Duration::from_secs(10);
 /// The tail may hold large transactions.
@@ -39,7 +42,9 @@ impl Manager {
         self.say(Role::Promoting, "applying what is decided");
         let goal = self.raft.decided().borrow().index;
         let applier = self.applier.as_ref().ok_or_else(|| Error::Stopped("the applier is not running".into()))?;
-        applier.wait_for(goal, begun + APPLY_TIMEOUT).await?;
+        // Sessions that block apply are ended only when their time is up.
+        let patience = APPLY_TIMEOUT + Duration::from_secs(self.config.apply_delay_max_s);
+        applier.wait_for(goal, begun + patience).await?;
         applier.stay(true);
         let applied_ms = begun.elapsed().as_millis();
 
@@ -77,14 +82,17 @@ impl Manager {
         let attached_ms = begun.elapsed().as_millis();
         self.tail_decided().await?;
 
-        sequences::raise(&self.target, &decisions.sequences).await?;
+        let raised = timeout(SEQUENCES_TIMEOUT, sequences::raise(&self.target, &decisions.sequences)).await;
+        raised.map_err(|_| Error::Late("raising the sequences", SEQUENCES_TIMEOUT))??;
         self.set_access(Access::Writes).await?;
         if self.epoch.is_none() {
             self.epoch = Some(ServingEpoch::begin_as(&self.target, epoch).await?);
         }
         let open_ms = begun.elapsed().as_millis();
         tracing::info!(applied_ms, slot_ms, attached_ms, open_ms, "promoted");
-        self.found_application_role().await?;
+        timeout(ROLE_TIMEOUT, self.found_application_role())
+            .await
+            .map_err(|_| Error::Late("making the application's role", ROLE_TIMEOUT))??;
         Ok(Stage::Lead)
     }
 

@@ -17,6 +17,9 @@ const AHEAD: i64 = 10_000;
 /// A sequence with a small range gives up at most this part of it to a mark.
 const RANGE_PART: i64 = 1_000;
 
+/// A session of this node's own that holds a lock meanwhile ends with the attempt, and the next one gets on.
+const OPTIONS: &str = "-c lock_timeout=5s";
+
 /// A sequence of this node.
 struct Sequence {
     oid: u32,
@@ -67,7 +70,7 @@ async fn list(client: &Client) -> Result<Vec<Sequence>, tokio_postgres::Error> {
 
 /// Raises every sequence of this node past its mark and past the largest value of the column that owns it.
 pub(super) async fn raise(target: &Target, marks: &BTreeMap<String, i64>) -> Result<(), Error> {
-    let client = target.connect("howdah-sequences", "").await?;
+    let client = target.connect("howdah-sequences", OPTIONS).await?;
     for sequence in list(&client).await? {
         let stored = match &sequence.owner {
             Some((table, column)) => {

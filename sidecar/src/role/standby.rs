@@ -11,8 +11,10 @@ use crate::raft;
 use std::time::Duration;
 use tokio::task::JoinHandle;
 
-/// Long enough for every fit node to be elected first, if one can be.
+/// Long enough for every fit node to be elected first, if one can be...
 const STAND_EVERY: Duration = Duration::from_secs(2);
+/// ...and up to so much longer, so that two such nodes do not stand against each other again and again.
+const STAND_SPREAD: Duration = Duration::from_secs(1);
 /// Between two attempts to hand on, also if leadership came back at once.
 const HAND_ON_PAUSE: Duration = Duration::from_millis(200);
 
@@ -64,7 +66,7 @@ async fn run(raft: &raft::Handle) -> Result<(), raft::Error> {
             },
             // Whichever way: it is looked again above.
             _ = condition.changed() => {}
-            () = tokio::time::sleep(STAND_EVERY) => raft.stand_if_leaderless().await?,
+            () = tokio::time::sleep(STAND_EVERY + STAND_SPREAD.mul_f64(rand::random())) => raft.stand_if_leaderless().await?,
         }
     }
 }

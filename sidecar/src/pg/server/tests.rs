@@ -88,6 +88,57 @@ async fn a_server_starts_as_soon_as_a_dead_one_is_collected() {
     server.stop(Shutdown::Immediate).await.unwrap();
 }
 
+/// The process of a server that recovers, as long as it does.
+fn recovering(pid: &str) -> Option<String> {
+    let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).ok()?;
+    let startup = |child: &&str| fs::read_to_string(format!("/proc/{child}/cmdline")).is_ok_and(|line| line.contains("startup"));
+    children.split_whitespace().find(startup).map(str::to_owned)
+}
+
+fn signal(name: &str, pid: &str) {
+    assert!(std::process::Command::new("kill").args([name, pid]).status().unwrap().success());
+}
+
+#[tokio::test]
+async fn recovery_takes_as_long_as_it_takes() {
+    let dir = Dir::new("recovery");
+    let config = dir.config();
+    let mut server = Server::new(&config).await.unwrap();
+    server.init().await.unwrap();
+    server.start().await.unwrap();
+    let mut target = Server::target(&config);
+    target.database = "postgres".to_owned();
+    // Enough to be found at it.
+    let session = target.connect("test", "").await.unwrap();
+    session.batch_execute("CREATE TABLE t AS SELECT i, md5(i::text) FROM generate_series(1, 500000) i").await.unwrap();
+    kill(&pid(&config));
+    server.ended().await;
+    server.spawn().unwrap();
+    let postmaster = server.child.as_ref().unwrap().id().unwrap().to_string();
+    let found = async {
+        loop {
+            if let Some(found) = recovering(&postmaster) {
+                return found;
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    let startup = timeout(SOON, found).await.expect("it recovers");
+    signal("-STOP", &startup);
+    let later = async {
+        let mut refused = 0;
+        while refused < 3 {
+            let error = target.connect("test", "").await.expect_err("it is held");
+            refused += u32::from(error.is_starting_up());
+        }
+        signal("-CONT", &startup);
+    };
+    // Long past its time.
+    let (ready, ()) = timeout(SOON, async { tokio::join!(server.wait_ready(Instant::now() + SOON / 100), later) }).await.expect("in time");
+    ready.unwrap();
+    server.stop(Shutdown::Immediate).await.unwrap();
+}
+
 fn server_said(config: &Config) -> String {
     fs::read_to_string(config.data_dir.join("postgres.log")).unwrap_or_default()
 }
