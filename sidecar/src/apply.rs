@@ -221,6 +221,8 @@ struct Control {
     stop: watch::Sender<bool>,
     /// Nothing behind the opening of another instance is applied.
     stay: watch::Sender<bool>,
+    /// The whole group waits for this node: whoever blocks apply is ended soon.
+    hurry: watch::Sender<bool>,
     /// Where to stand still, for the one that holds the permit.
     hold: watch::Sender<Option<hold::Halt>>,
     holding: Arc<Semaphore>,
@@ -252,6 +254,7 @@ pub fn start<L: Log>(options: Options, log: L) -> Handle {
         pause_at: watch::Sender::new(None),
         stop: watch::Sender::new(false),
         stay: watch::Sender::new(false),
+        hurry: watch::Sender::new(false),
         hold: watch::Sender::new(None),
         holding: Arc::new(Semaphore::new(1)),
         job: Mutex::new(None),
@@ -318,6 +321,11 @@ impl Handle {
     /// that it wrote is decided.
     pub fn stay(&self, within_own_reign: bool) {
         self.control.stay.send_replace(within_own_reign);
+    }
+
+    /// The whole group waits for what is applied here: from now on, or no more, sessions that block apply are ended after a second.
+    pub fn hurry(&self, hurry: bool) {
+        self.control.hurry.send_replace(hurry);
     }
 
     /// Ends after the batch in flight.

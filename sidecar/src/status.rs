@@ -211,7 +211,7 @@ impl Board {
                 changed = applied.changed() => if changed.is_err() { return },
                 changed = seeding.changed() => if changed.is_err() { return },
                 changed = verification.changed() => if changed.is_err() { return },
-                () = tokio::time::sleep(Duration::from_millis(100)), if lag.age_ms(now_ms) > 0 => {}
+                () = tokio::time::sleep(Duration::from_millis(100)), if lag.is_behind() => {}
             }
         }
     }
@@ -222,10 +222,8 @@ mod tests {
     use super::*;
     use howdah_protocol::GroupId;
 
-    /// Otherwise proxies would take it, for a moment, for the equal of the node that really leads in the new term, and cut that one's connections.
-    #[tokio::test]
-    async fn a_leader_that_has_heard_of_a_newer_term_still_tells_its_own() {
-        let identity = NodeStatus {
+    fn identity() -> NodeStatus {
+        NodeStatus {
             cluster: "c".into(),
             group: GroupId(0),
             id: NodeId(1),
@@ -244,8 +242,26 @@ mod tests {
             seeding: None,
             verified: None,
             trouble: None,
-        };
-        let board = Board::new(identity);
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_not_applied_grows_older_though_nothing_happens() {
+        let board = Board::new(identity());
+        let mut published = board.published();
+        tokio::spawn(board.clone().run());
+        board.log.send_replace(LogView { term: Term(1), leader: Some(NodeId(2)), committed: LogIndex(5) });
+        let old = published.wait_for(|status| status.lag_ms >= 250);
+        tokio::time::timeout(Duration::from_secs(10), old).await.expect("it is told").expect("it goes on");
+        board.applied.send_replace(LogIndex(5));
+        let caught_up = published.wait_for(|status| status.applied_index == LogIndex(5) && status.lag_ms == 0);
+        tokio::time::timeout(Duration::from_secs(10), caught_up).await.expect("it is told").expect("it goes on");
+    }
+
+    /// Otherwise proxies would take it, for a moment, for the equal of the node that really leads in the new term, and cut that one's connections.
+    #[tokio::test]
+    async fn a_leader_that_has_heard_of_a_newer_term_still_tells_its_own() {
+        let board = Board::new(identity());
         let mut published = board.published();
         tokio::spawn(board.clone().run());
         let mut told = async |role: Role, leader: u64| {

@@ -1,6 +1,6 @@
 //! To lead is to open: a node that has the log and cannot open its PostgreSQL soon must not keep the group waiting.
 //!
-//! In each test a session on a follower itself holds a table, so that this node cannot apply what it must before it opens.
+//! In each test a session on a follower itself holds a table that it needs to apply, or to open.
 
 use anyhow::{Context, Result, ensure};
 use howdah_ctl::admin;
@@ -21,10 +21,10 @@ async fn start() -> Result<(Fixture, Client)> {
     Ok((fixture, client))
 }
 
-/// A session on the node itself, that keeps apply from the table until it ends.
-async fn hold(fixture: &Fixture, node: NodeId) -> Result<Client> {
+/// A session on the node itself, that holds the table until it ends.
+async fn hold(fixture: &Fixture, node: NodeId, mode: &str) -> Result<Client> {
     let session = fixture.node_client(node).await?;
-    session.batch_execute("BEGIN; LOCK TABLE t IN SHARE MODE").await?;
+    session.batch_execute(&format!("BEGIN; LOCK TABLE t IN {mode} MODE")).await?;
     Ok(session)
 }
 
@@ -56,12 +56,27 @@ fn said(fixture: &Fixture, node: NodeId) -> Result<String> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_leader_that_does_not_open_hands_on_to_one_that_can() -> Result<()> {
+async fn a_session_in_the_way_of_apply_is_ended_when_the_group_waits() -> Result<()> {
     let (fixture, client) = start().await?;
-    let (old, stuck) = (fixture.leader().await?, fixture.a_follower().await?);
-    let held = hold(&fixture, stuck).await?;
+    let (old, new) = (fixture.leader().await?, fixture.a_follower().await?);
+    let held = hold(&fixture, new, "SHARE").await?;
     // What it must apply before it may open.
     client.batch_execute("INSERT INTO t DEFAULT VALUES").await?;
+    give(&fixture, old, new).await?;
+    writes(&fixture).await?;
+    ensure!(fixture.leader().await? == new, "it led, and does not any more");
+    let log = said(&fixture, new)?;
+    ensure!(log.contains("sessions that blocked apply for 1s were ended"), "nothing was in its way:\n{log}");
+    ensure!(held.batch_execute("SELECT 1").await.is_err(), "the session lives");
+    fixture.assert_identical(&["public.t", "public.other"]).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_that_does_not_open_hands_on_to_one_that_can() -> Result<()> {
+    let (fixture, _client) = start().await?;
+    let (old, stuck) = (fixture.leader().await?, fixture.a_follower().await?);
+    // This lock has a transaction id, and a new slot waits until all that have one are over.
+    let held = hold(&fixture, stuck, "ACCESS EXCLUSIVE").await?;
     give(&fixture, old, stuck).await?;
     writes(&fixture).await?;
     let log = said(&fixture, stuck)?;
@@ -77,7 +92,7 @@ async fn a_node_that_is_far_behind_leaves_leading_to_another() -> Result<()> {
     let (mut fixture, client) = start().await?;
     // Where both followers are as good, the lower id would be first.
     let behind = fixture.a_follower().await?;
-    let held = hold(&fixture, behind).await?;
+    let held = hold(&fixture, behind, "SHARE").await?;
     client.batch_execute("INSERT INTO t DEFAULT VALUES").await?;
     let address = fixture.info().node(behind).context("no such node")?.admin.to_string();
     let trouble = async || Ok(admin::status(&address).await.ok().and_then(|status| status.trouble));

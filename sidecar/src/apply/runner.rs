@@ -23,6 +23,8 @@ use tokio::time::Instant;
 
 const BACKOFF_MIN: Duration = Duration::from_millis(20);
 const BACKOFF_MAX: Duration = Duration::from_secs(5);
+/// How long sessions may block apply while the whole group waits for it.
+const HURRIED_DELAY_MAX: Duration = Duration::from_secs(1);
 /// Positions that move without writing rows (on the leader, all) are stored so often.
 const LAZY_PROGRESS: Duration = Duration::from_secs(1);
 
@@ -187,7 +189,7 @@ impl<L: Log> Runner<'_, L> {
         let job = self.control.job.lock().expect("no thread panics while it holds the lock").take();
         let Some(hold::Job { patch, answer }) = job else { return Ok(()) };
         let pid = self.session.pid;
-        let done = guarded(self.options, pid, Box::pin(hold::execute(&mut self.session, &patch))).await;
+        let done = guarded(self.options, self.control, pid, Box::pin(hold::execute(&mut self.session, &patch))).await;
         let cleaned = hold::clean_up(&mut self.session, done.is_err()).await;
         // The holder may have gone; then nobody needs to know.
         drop(answer.send(done));
@@ -221,7 +223,7 @@ impl<L: Log> Runner<'_, L> {
         let flight = self.flight.insert(Flight { plan, mode });
         let pid = self.session.pid;
         let sent = execute::send(&mut self.session, self.log, &flight.plan, mode, &mut self.relations);
-        guarded(self.options, pid, Box::pin(sent)).await
+        guarded(self.options, self.control, pid, Box::pin(sent)).await
     }
 
     /// Waits for the transaction in flight, if there is one.
@@ -230,7 +232,7 @@ impl<L: Log> Runner<'_, L> {
             return Ok(());
         }
         let pid = self.session.pid;
-        guarded(self.options, pid, Box::pin(self.session.pipeline.drain())).await?;
+        guarded(self.options, self.control, pid, Box::pin(self.session.pipeline.drain())).await?;
         let Some(Flight { plan, mode }) = self.flight.take() else { return Ok(()) };
         self.done = Progress { applied: plan.last, state: plan.state };
         (self.stored, self.stored_at) = (plan.last, Instant::now());
@@ -284,7 +286,7 @@ impl<L: Log> Runner<'_, L> {
         if self.stored < self.done.applied {
             execute::position(&mut self.session, self.done.applied, progress::encode(&self.done.state)).await?;
             let pid = self.session.pid;
-            guarded(self.options, pid, Box::pin(self.session.pipeline.drain())).await?;
+            guarded(self.options, self.control, pid, Box::pin(self.session.pipeline.drain())).await?;
             (self.stored, self.stored_at) = (self.done.applied, Instant::now());
             self.published(0, 0);
         }
@@ -320,17 +322,28 @@ async fn linger(options: &Options, control: &Control) {
 }
 
 /// Runs what waits for Postgres. While it takes longer than is acceptable, the sessions that block it are ended.
-async fn guarded(options: &Options, pid: i32, work: impl Future<Output = Result<(), Error>> + Unpin) -> Result<(), Error> {
+async fn guarded(
+    options: &Options,
+    control: &Control,
+    pid: i32,
+    work: impl Future<Output = Result<(), Error>> + Unpin,
+) -> Result<(), Error> {
     let mut work = work;
     let mut terminate = false;
+    let mut hurry = control.hurry.subscribe();
     loop {
-        match tokio::time::timeout(options.max_apply_delay, &mut work).await {
-            Ok(result) => return result,
-            Err(_) => match unblock::unblock(&options.target, pid, terminate).await {
+        let most = if *hurry.borrow_and_update() { HURRIED_DELAY_MAX } else { options.max_apply_delay };
+        let delay = options.max_apply_delay.min(most);
+        tokio::select! {
+            biased;
+            result = &mut work => return result,
+            // It lives as long as the applier: no error.
+            _ = hurry.changed() => {}
+            () = tokio::time::sleep(delay) => match unblock::unblock(&options.target, pid, terminate).await {
                 // It takes long by itself.
                 Ok(0) => {}
                 Ok(ended) => {
-                    tracing::warn!(ended, "sessions that blocked apply for {:?} were ended", options.max_apply_delay);
+                    tracing::warn!(ended, "sessions that blocked apply for {delay:?} were ended");
                     terminate = true;
                 }
                 Err(error) => tracing::warn!(%error, "cannot look for sessions that block apply"),

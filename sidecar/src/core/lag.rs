@@ -34,6 +34,12 @@ impl Lag {
         }
     }
 
+    /// Also when the oldest was decided just now: its age grows.
+    #[must_use]
+    pub fn is_behind(&self) -> bool {
+        !self.decided.is_empty()
+    }
+
     #[must_use]
     pub fn age_ms(&self, now_ms: u64) -> u64 {
         self.decided.front().map_or(0, |(_, since)| now_ms.saturating_sub(*since))
@@ -50,10 +56,11 @@ mod tests {
         lag.decided(LogIndex(1), 10);
         lag.decided(LogIndex(5), 20);
         assert_eq!(lag.age_ms(25), 15);
+        assert_eq!((lag.age_ms(10), lag.is_behind()), (0, true));
         lag.applied(LogIndex(1));
         assert_eq!(lag.age_ms(25), 5);
         lag.applied(LogIndex(5));
-        assert_eq!(lag.age_ms(25), 0);
+        assert_eq!((lag.age_ms(25), lag.is_behind()), (0, false));
     }
 
     #[test]

@@ -42,9 +42,8 @@ impl Manager {
         self.say(Role::Promoting, "applying what is decided");
         let goal = self.raft.decided().borrow().index;
         let applier = self.applier.as_ref().ok_or_else(|| Error::Stopped("the applier is not running".into()))?;
-        // Sessions that block apply are ended only when their time is up.
-        let patience = APPLY_TIMEOUT + Duration::from_secs(self.config.apply_delay_max_s);
-        applier.wait_for(goal, begun + patience).await?;
+        applier.hurry(true);
+        applier.wait_for(goal, begun + APPLY_TIMEOUT).await?;
         applier.stay(true);
         let applied_ms = begun.elapsed().as_millis();
 

@@ -125,6 +125,7 @@ impl Manager {
         }
         if let Some(applier) = &self.applier {
             applier.stay(false);
+            applier.hurry(false);
         }
     }
 

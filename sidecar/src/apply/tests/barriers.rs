@@ -161,6 +161,30 @@ async fn a_reader_in_the_way_of_truncate_is_ended() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn nobody_may_block_it_for_long_while_the_group_waits() {
+    let mut pair = Pair::new().await;
+    pair.stop().await;
+    pair.options.max_apply_delay = Duration::from_secs(3600);
+    pair.start();
+    pair.both("CREATE TABLE t (id int PRIMARY KEY)").await;
+    let reader = pair.target_server.client().await;
+    reader.batch_execute("BEGIN; SELECT * FROM t").await.unwrap();
+    pair.on_source("TRUNCATE t; INSERT INTO t VALUES (1)").await;
+    pair.replicate().await;
+    let waiting = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'howdah-apply' AND wait_event_type = 'Lock'";
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while pair.target.query_one(waiting, &[]).await.unwrap().get::<_, i64>(0) == 0 {
+        assert!(Instant::now() < deadline, "apply meets the reader");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    // In the middle of the hour that the reader was given.
+    pair.applier.as_ref().unwrap().hurry(true);
+    pair.caught_up().await;
+    pair.compare().await;
+    assert!(reader.batch_execute("SELECT 1").await.is_err(), "the reader was ended");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_local_lock_only_delays() {
     let mut pair = Pair::new().await;
     pair.both("CREATE TABLE a (id int PRIMARY KEY, n int); CREATE TABLE b (id int PRIMARY KEY, n int); INSERT INTO a VALUES (1, 0); INSERT INTO b VALUES (1, 0)").await;
