@@ -111,6 +111,10 @@ async fn what_arrives_while_the_line_is_full_goes_into_one_entry() {
     }
     let all = i64::try_from(writes.len()).unwrap();
     until("all wait", async || waiting(&observer).await == all).await;
+    // A commit waits before it is decoded.
+    let end: String = observer.query_one("SELECT pg_current_wal_flush_lsn()::text", &[]).await.unwrap().get(0);
+    let sent = format!("SELECT coalesce(bool_and(sent_lsn >= '{end}'), false) FROM pg_stat_replication");
+    until("all are sent", async || observer.query_one(&sent, &[]).await.unwrap().get(0)).await;
     assert_eq!(log.held(), in_flight);
     log.release(1);
     until("the rest is proposed", async || log.held() == in_flight).await;
