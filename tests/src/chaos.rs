@@ -31,6 +31,8 @@ const PROGRESS: u64 = 50;
 /// From the end of a fault until clients are served again, and until every node follows again.
 const BACK_TIMEOUT: Duration = Duration::from_secs(60);
 const REJOIN_TIMEOUT: Duration = Duration::from_secs(120);
+/// How long it is waited before it is looked whether one of them has ended since.
+const REJOIN_LOOK: Duration = Duration::from_secs(5);
 /// A return that took longer is worth a note: the node was seeded again, or waited for a time-out.
 const REJOIN_SLOW: Duration = Duration::from_secs(10);
 const HOLD_MS: std::ops::Range<u64> = 300..4000;
@@ -164,11 +166,11 @@ async fn disturb(options: &Options, world: &mut World, shared: &Shared, report: 
             ));
             break;
         }
-        if !nemesis.random().random_bool(HASTE) && !rejoined(world, fault, report).await {
-            break;
+        if !nemesis.random().random_bool(HASTE) && !rejoined(&mut nemesis, world, fault, report).await {
+            return Ok(());
         }
     }
-    rejoined(world, Fault::Switchover, report).await;
+    rejoined(&mut nemesis, world, Fault::Switchover, report).await;
     Ok(())
 }
 
@@ -183,13 +185,27 @@ async fn served(shared: &Shared, limit: Duration) -> Result<()> {
 }
 
 /// Until every node leads or follows; it is a violation where one does not.
-async fn rejoined(world: &World, fault: Fault, report: &mut Report) -> bool {
+async fn rejoined(nemesis: &mut Nemesis, world: &mut World, fault: Fault, report: &mut Report) -> bool {
     let all_there = |seen: &howdah_ctl::cluster::Observed| {
         let there = seen.answers().filter(|node| node.open && matches!(node.role, Role::Leader | Role::Follower)).count();
         there == seen.nodes.len() && seen.leader().is_some()
     };
     let began = Instant::now();
-    let waited = world.fixture.wait_until("every node's return", REJOIN_TIMEOUT.max(PATIENCE), all_there).await;
+    let mut waited = Ok(());
+    while began.elapsed() < REJOIN_TIMEOUT.max(PATIENCE) {
+        waited = world.fixture.wait_until("every node's return", REJOIN_LOOK, all_there).await.map(|_| ());
+        if waited.is_ok() {
+            break;
+        }
+        // A process that ends of its own because of the fault may take its time, and ends behind the healing.
+        match nemesis.heal(world).await {
+            Ok(ended) => report.notes.extend(ended.into_iter().map(|what| format!("a while after {}: {what}", fault.name()))),
+            Err(error) => {
+                report.violations.push(format!("after {}: {error:#}", fault.name()));
+                return false;
+            }
+        }
+    }
     if let Err(error) = &waited {
         report.violations.push(format!("after {}: {error}", fault.name()));
     } else if began.elapsed() > REJOIN_SLOW {
