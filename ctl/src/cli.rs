@@ -63,7 +63,7 @@ pub(crate) struct Arguments {
 pub(crate) enum Command {
     /// Start a cluster on this machine, or go on with the one in the data folder.
     Up(Up),
-    /// Show every node: role, term, positions, lag.
+    /// Show every node: role, who votes, term, positions, lag.
     Status(Status),
     /// Hand leadership to another node, without an error for any client.
     Switchover(Switchover),

@@ -18,7 +18,7 @@ const LACKS_MAX: u64 = 1024;
 pub struct Condition {
     /// Whether its Postgres is, or will soon be, such that it can be opened.
     pub stage: Fit,
-    /// Whether Postgres and the disks do their work.
+    /// Whether Postgres, the disks and apply do their work, and what must open opens.
     pub health: Fit,
 }
 

@@ -160,6 +160,16 @@ async fn a_reader_in_the_way_of_truncate_is_ended() {
     assert!(reader.batch_execute("SELECT 1").await.is_err(), "the reader was ended");
 }
 
+/// Waits until apply waits for somebody.
+async fn meets_a_lock(pair: &Pair) {
+    let waiting = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'howdah-apply' AND wait_event_type = 'Lock'";
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while pair.target.query_one(waiting, &[]).await.unwrap().get::<_, i64>(0) == 0 {
+        assert!(Instant::now() < deadline, "apply meets a lock");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn nobody_may_block_it_for_long_while_the_group_waits() {
     let mut pair = Pair::new().await;
@@ -171,12 +181,7 @@ async fn nobody_may_block_it_for_long_while_the_group_waits() {
     reader.batch_execute("BEGIN; SELECT * FROM t").await.unwrap();
     pair.on_source("TRUNCATE t; INSERT INTO t VALUES (1)").await;
     pair.replicate().await;
-    let waiting = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'howdah-apply' AND wait_event_type = 'Lock'";
-    let deadline = Instant::now() + Duration::from_secs(20);
-    while pair.target.query_one(waiting, &[]).await.unwrap().get::<_, i64>(0) == 0 {
-        assert!(Instant::now() < deadline, "apply meets the reader");
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    meets_a_lock(&pair).await;
     // In the middle of the hour that the reader was given.
     pair.applier.as_ref().unwrap().hurry(true);
     pair.caught_up().await;
@@ -194,12 +199,7 @@ async fn a_local_lock_only_delays() {
     other.batch_execute("BEGIN; SELECT * FROM b FOR UPDATE").await.unwrap();
     pair.on_source("BEGIN; UPDATE a SET n = 1; UPDATE b SET n = 1; COMMIT").await;
     pair.replicate().await;
-    let waiting = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'howdah-apply' AND wait_event_type = 'Lock'";
-    let deadline = Instant::now() + Duration::from_secs(20);
-    while pair.target.query_one(waiting, &[]).await.unwrap().get::<_, i64>(0) == 0 {
-        assert!(Instant::now() < deadline, "apply meets the lock");
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    meets_a_lock(&pair).await;
     let _ = other.batch_execute("SELECT * FROM a FOR UPDATE").await;
     drop(other);
     pair.caught_up().await;
