@@ -146,7 +146,7 @@ pub enum Outcome {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Checksums {
     pub node: NodeId,
-    /// Applied index before and after the tables were read: the digests are of one index when both are the same.
+    /// Applied before, and decided after the tables were read: the digests are of one index when both are the same.
     pub index_before: LogIndex,
     pub index_after: LogIndex,
     /// `schema.table` -> digest.

@@ -94,7 +94,7 @@ impl Admin {
             (&Method::GET, "/healthz") => text("ok\n"),
             (&Method::GET, "/readyz") => self.ready(),
             (&Method::GET, "/metrics") => text(self.metrics.render(&self.status.borrow(), &self.board)),
-            (&Method::GET, "/v1/status") => json(StatusCode::OK, &*self.status.borrow()),
+            (&Method::GET, "/v1/status") => json(StatusCode::OK, &self.now()),
             (&Method::GET, "/v1/status/stream") => self.stream(),
             (&Method::GET, "/v1/cluster") => self.cluster().await,
             (&Method::GET, "/v1/members") => self.members(),
@@ -118,8 +118,14 @@ impl Admin {
         }
     }
 
+    /// Covers all that anybody has been shown or told by this node: what a proxy asks for when there is no leader to ask.
+    fn now(&self) -> NodeStatus {
+        let committed_index = self.raft.decided().borrow().index;
+        NodeStatus { committed_index, ..self.board.now() }
+    }
+
     fn ready(&self) -> Response<Body> {
-        let status = self.status.borrow();
+        let status = self.now();
         if status.open {
             return text("open\n");
         }
@@ -142,7 +148,7 @@ impl Admin {
     }
 
     async fn cluster(&self) -> Response<Body> {
-        let mine = self.status.borrow().clone();
+        let mine = self.now();
         let members = self.raft.members();
         let asked = members.iter().map(|member| &member.admin_addr).filter(|address| **address != mine.admin_address);
         let asked = asked.map(|address| async move {
@@ -175,7 +181,8 @@ impl Admin {
         };
         match crate::checksum::of_tables(&self.seed.target).await {
             Ok(tables) => {
-                let (node, index_after) = (self.status.borrow().id, *self.board.applied.borrow());
+                // Not the applied one: on a leader that says later what is visible already.
+                let (node, index_after) = (self.status.borrow().id, self.raft.decided().borrow().index);
                 json(StatusCode::OK, &Checksums { node, index_before, index_after, tables })
             }
             Err(error) => problem(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string(), None),

@@ -1,6 +1,6 @@
 //! What the rest of the world is told about this node: one published value, put together from the log, the applier and the role.
 //!
-//! Readers (the admin API, proxies) take the published value; nobody calls into a loop for it.
+//! Who follows it (proxies, metrics) takes the published value, which may be a moment old; who asks is told what holds now.
 
 use crate::apply;
 use crate::capture;
@@ -121,6 +121,32 @@ impl Board {
         self.published.subscribe()
     }
 
+    /// What holds now; how far apply lags behind is a moment old.
+    #[must_use]
+    pub fn now(&self) -> NodeStatus {
+        let published = self.published.borrow().clone();
+        self.fill(published)
+    }
+
+    fn fill(&self, published: NodeStatus) -> NodeStatus {
+        let (stage, log) = (self.stage.borrow().clone(), *self.log.borrow());
+        NodeStatus {
+            role: stage.role,
+            open: stage.open,
+            epoch: stage.epoch,
+            postgres_version: stage.version,
+            detail: stage.detail,
+            term: stage.leads_in.unwrap_or(log.term),
+            leader: log.leader,
+            committed_index: log.committed,
+            applied_index: *self.applied.borrow(),
+            seeding: *self.seeding.borrow(),
+            verified: self.verification.borrow().last,
+            trouble: self.trouble.borrow().clone(),
+            ..published
+        }
+    }
+
     /// Takes over what the applier says, until it ends.
     pub fn follow_applied(&self, mut applier: watch::Receiver<apply::Applied>) {
         self.applier.send_replace(Some(applier.clone()));
@@ -175,29 +201,18 @@ impl Board {
         let mut lag = Lag::default();
         loop {
             let now_ms = u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX);
-            let (stage_now, log_now, applied_now) =
-                (stage.borrow_and_update().clone(), *log.borrow_and_update(), *applied.borrow_and_update());
-            let seeding_now = *seeding.borrow_and_update();
-            let verified_now = verification.borrow_and_update().last;
-            let trouble_now = trouble.borrow_and_update().clone();
-            lag.decided(log_now.committed, now_ms);
-            lag.applied(applied_now);
+            // What is new from here on wakes this loop again.
+            stage.mark_unchanged();
+            seeding.mark_unchanged();
+            verification.mark_unchanged();
+            trouble.mark_unchanged();
+            lag.decided(log.borrow_and_update().committed, now_ms);
+            lag.applied(*applied.borrow_and_update());
             self.published.send_if_modified(|status| {
-                let before = status.clone();
-                status.role = stage_now.role;
-                status.open = stage_now.open;
-                status.epoch = stage_now.epoch;
-                status.postgres_version = stage_now.version;
-                status.detail = stage_now.detail;
-                status.verified = verified_now;
-                status.trouble = trouble_now;
-                status.term = stage_now.leads_in.unwrap_or(log_now.term);
-                status.leader = log_now.leader;
-                status.committed_index = log_now.committed;
-                status.applied_index = applied_now;
-                status.lag_ms = lag.age_ms(now_ms);
-                status.seeding = seeding_now;
-                *status != before
+                let now = NodeStatus { lag_ms: lag.age_ms(now_ms), ..self.fill(status.clone()) };
+                let changed = *status != now;
+                *status = now;
+                changed
             });
             // What a node may do is told at once.
             let paused = tokio::time::timeout(PUBLISH_PAUSE, stage.changed()).await;

@@ -1,7 +1,10 @@
 //! What is written on the leader is on every server: rows of all kinds, DDL, roles.
 
-use anyhow::Result;
-use howdah_tests::{Fixture, connect, eventually, refusal, show};
+use anyhow::{Context, Result, ensure};
+use howdah_ctl::admin;
+use howdah_protocol::NodeId;
+use howdah_protocol::admin::NodeStatus;
+use howdah_tests::{Fixture, PATIENCE, connect, eventually, refusal, show};
 
 /// One column of each built-in type and of user-defined ones, a row of nulls, a row of odd values.
 const TYPES: &str = r#"
@@ -160,5 +163,36 @@ async fn a_commit_that_blocks_its_own_decoding_does_not_stop_the_group() -> Resu
     cluster.assert_identical(&["public.t"]).await?;
     let log = std::fs::read_to_string(cluster.sidecar_log(cluster.leader().await?))?;
     assert!(log.contains("decoding it needs"), "the deadlock did not happen:\n{log}");
+    Ok(())
+}
+
+/// Proxies rely on it where a session moves from one node to another, and so does every test that compares nodes.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_is_asked_tells_of_all_that_it_has_shown() -> Result<()> {
+    let cluster = Fixture::start().await?;
+    let client = cluster.client().await?;
+    client.batch_execute("CREATE TABLE t (id serial PRIMARY KEY)").await?;
+    cluster.wait_settled(PATIENCE).await?;
+    let (leader, follower) = (cluster.leader().await?, cluster.a_follower().await?);
+    let reader = cluster.node_client(follower).await?;
+    let status = async |node: NodeId| -> Result<NodeStatus> {
+        let address = cluster.info().node(node).context("no such node")?.admin.to_string();
+        Ok(admin::status(&address).await?)
+    };
+    let mut before = status(leader).await?.committed_index;
+    for nth in 1..=30 {
+        client.batch_execute("INSERT INTO t DEFAULT VALUES").await?;
+        let written = status(leader).await?.committed_index;
+        ensure!(written > before, "{written:?} after write {nth}, {before:?} before it");
+        // As often as it goes: what is told late is told some milliseconds late.
+        let seen = async {
+            while show(&reader, "SELECT count(*) FROM t").await? != nth.to_string() {}
+            anyhow::Ok(())
+        };
+        tokio::time::timeout(PATIENCE, seen).await.context("the row does not come")??;
+        let told = status(follower).await?.committed_index;
+        ensure!(told >= written, "{told:?}, and entry {written:?} is visible");
+        before = written;
+    }
     Ok(())
 }

@@ -5,7 +5,7 @@
 //!
 //! - Each symptom has a limit. Below it nothing happens: a busy machine is slow now and then.
 //! - What was found keeps the node from leading for `REST_MS` behind the last symptom; so leadership does not go back and forth with a disk that
-//!   is slow every few seconds, and people have the time to read why.
+//!   is slow every few seconds, and people have the time to read why. Who was only behind is well as soon as it is not: so is every node that starts.
 
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
@@ -89,6 +89,10 @@ pub enum Trouble {
 }
 
 impl Trouble {
+    const fn rest_ms(&self) -> u64 {
+        if matches!(self, Self::ApplyBehind { .. }) { 0 } else { REST_MS }
+    }
+
     const fn leaves(&self) -> Fit {
         match self {
             Self::DiskSlow { .. } | Self::ApplyBehind { .. } => Fit::Doubtful,
@@ -120,7 +124,7 @@ pub struct Health {
     /// (when it was seen, how long it took), of slow writes within the window.
     slow: VecDeque<(u64, u64)>,
     trouble: Option<Trouble>,
-    last_symptom_ms: u64,
+    rests_until_ms: u64,
     fit: Option<Fit>,
 }
 
@@ -129,13 +133,13 @@ impl Health {
     pub fn look(&mut self, now_ms: u64, signs: &Signs) -> Option<&Trouble> {
         self.fit = None;
         if let Some(found) = self.symptom(now_ms, signs) {
-            self.last_symptom_ms = now_ms;
+            self.rests_until_ms = self.rests_until_ms.max(now_ms + found.rest_ms());
             self.fit = Some(found.leaves());
             let known = self.trouble.as_ref().is_some_and(|old| std::mem::discriminant(old) == std::mem::discriminant(&found));
             if !known {
                 self.trouble = Some(found);
             }
-        } else if now_ms.saturating_sub(self.last_symptom_ms) >= REST_MS {
+        } else if now_ms >= self.rests_until_ms {
             self.trouble = None;
         }
         self.trouble.as_ref()
@@ -263,8 +267,14 @@ mod tests {
         assert_eq!(health.fit(), Fit::Fit);
         health.look(100_000, &Signs { leads_closed_ms: CLOSED_MS_MAX, ..Signs::default() });
         assert_eq!(health.fit(), Fit::Unable, "whoever opens later than this has others try");
-        health.look(100_500, &Signs { apply: Apply::Behind { ms: BEHIND_MS_MAX }, ..Signs::default() });
+        let behind = Signs { apply: Apply::Behind { ms: BEHIND_MS_MAX }, ..Signs::default() };
+        health.look(100_500, &behind);
         assert_eq!(health.fit(), Fit::Doubtful, "it would open, late");
+        health.look(101_000, &Signs::default());
+        assert_eq!(health.fit(), Fit::Doubtful, "it rests from what was before");
+        health.look(200_000, &behind);
+        health.look(200_500, &Signs::default());
+        assert_eq!(health.fit(), Fit::Fit, "it has caught up");
     }
 
     #[test]

@@ -78,6 +78,8 @@ pub enum TransferError {
     NotAMember(NodeId),
     #[error("no other node can take over")]
     NoCandidate,
+    #[error("node {0} is not fit to lead now, and would hand leadership on at once")]
+    Unfit(NodeId),
     #[error("node {to} did not take over in {waited_ms} ms")]
     TimedOut { to: NodeId, waited_ms: u64 },
     #[error("the log has stopped: {0}")]

@@ -4,10 +4,11 @@ use super::error::{Error, TransferError};
 use super::fitness::{Candidate, Condition, successor};
 use super::handle::Handle;
 use super::link::Purpose;
+use super::role::Member;
 use super::types::{LeaderId, Vote};
 use crate::core::health::Fit;
 use futures::future;
-use howdah_protocol::{LogIndex, NodeId, Term};
+use howdah_protocol::{NodeId, Term};
 use openraft::async_runtime::watch::WatchReceiver;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -16,6 +17,8 @@ use tokio::time::timeout;
 
 /// A node that does not say within this how fit it is cannot lead.
 const FIT_WAIT_MAX: Duration = Duration::from_millis(250);
+/// Before a hand-over by plan, when nobody waits.
+const PLANNED_FIT_WAIT_MAX: Duration = Duration::from_secs(2);
 
 /// From the order to hand over until another node leads, or the attempt has failed or was given up.
 struct Yielding<'a>(&'a AtomicBool);
@@ -66,8 +69,20 @@ impl Handle {
     pub async fn hand_on(&self) -> Result<NodeId, TransferError> {
         self.check_leads()?;
         let mine = self.inner.fitness.fit();
-        let found = successor(&self.candidates().await).filter(|found| found.can() > mine);
+        let found = successor(&self.candidates(FIT_WAIT_MAX).await).filter(|found| found.can() > mine);
         self.transfer_leader(Some(found.ok_or(TransferError::NoCandidate)?.node)).await
+    }
+
+    /// Who is to lead next, by plan: `to`, or the follower that can lead soonest. Nobody who can lead less than this node: it would hand on at once.
+    pub async fn planned_successor(&self, to: Option<NodeId>) -> Result<NodeId, TransferError> {
+        self.check_leads()?;
+        let mut candidates = self.candidates(PLANNED_FIT_WAIT_MAX).await;
+        if let Some(to) = to {
+            self.check_can_take(to)?;
+            candidates.retain(|candidate| candidate.node == to);
+        }
+        let Some(found) = successor(&candidates) else { return Err(to.map_or(TransferError::NoCandidate, TransferError::Unfit)) };
+        if found.can() < self.inner.fitness.fit() { Err(TransferError::Unfit(found.node)) } else { Ok(found.node) }
     }
 
     /// Hands the leadership to `to`, or to the follower that can lead soonest. Returns when another node leads.
@@ -102,32 +117,37 @@ impl Handle {
 
     async fn transfer_target(&self, to: Option<NodeId>) -> Result<NodeId, TransferError> {
         self.check_leads()?;
-        let me = self.inner.options.node;
         match to {
-            Some(to) if to != me && self.members().iter().any(|member| member.voter && member.node == to) => Ok(to),
-            Some(to) => Err(TransferError::NotAMember(to)),
-            None => successor(&self.candidates().await).map(|found| found.node).ok_or(TransferError::NoCandidate),
+            Some(to) => self.check_can_take(to).map(|()| to),
+            None => successor(&self.candidates(FIT_WAIT_MAX).await).map(|found| found.node).ok_or(TransferError::NoCandidate),
         }
     }
 
+    fn check_can_take(&self, to: NodeId) -> Result<(), TransferError> {
+        let is_voter = self.members().iter().any(|member| member.voter && member.node == to);
+        if is_voter && to != self.inner.options.node { Ok(()) } else { Err(TransferError::NotAMember(to)) }
+    }
+
     /// The other voters that this leader reaches, and what they say of themselves.
-    async fn candidates(&self) -> Vec<Candidate> {
+    async fn candidates(&self, wait: Duration) -> Vec<Candidate> {
         let (last, progress, members) = (self.progress().last_log_index, self.peers_progress(), self.members());
         let voters = members.iter().filter(|member| member.voter && self.is_reachable(member.node));
         let asked = voters.filter_map(|member| {
             let matched = progress.iter().find(|peer| peer.node == member.node)?.matched;
-            Some(self.candidate(member.node, &member.admin_addr, matched, last))
+            Some(self.candidate(member, Candidate { node: member.node, matched, last, fit: Fit::Unable }, wait))
         });
         future::join_all(asked).await
     }
 
-    async fn candidate(&self, node: NodeId, addr: &str, matched: LogIndex, last: LogIndex) -> Candidate {
-        let client = self.inner.network.client(node.0, addr, Purpose::Control);
-        let fit = client.call::<_, Fit>("fit", &(), FIT_WAIT_MAX).await.unwrap_or_else(|error| {
-            tracing::debug!(%node, %error, "does not say how fit it is to lead");
-            Fit::Unable
-        });
-        Candidate { node, matched, last, fit }
+    async fn candidate(&self, member: &Member, silent: Candidate, wait: Duration) -> Candidate {
+        let client = self.inner.network.client(member.node.0, &member.admin_addr, Purpose::Control);
+        match client.call::<_, Fit>("fit", &(), wait).await {
+            Ok(fit) => Candidate { fit, ..silent },
+            Err(error) => {
+                tracing::debug!(node = %member.node, %error, "does not say how fit it is to lead");
+                silent
+            }
+        }
     }
 
     fn is_reachable(&self, node: NodeId) -> bool {

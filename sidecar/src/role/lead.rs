@@ -113,20 +113,26 @@ impl Manager {
 
     async fn switch_over(&mut self, command: Command) {
         let Command::Switchover { request, answer } = command;
-        let from = self.config.node;
-        let handover = Duration::from_millis(self.config.timing.handover_ms);
-        self.drain().await;
-        let done = match tokio::time::timeout(handover, self.raft.transfer_leader(request.to)).await {
-            Ok(Ok(to)) => Ok(Switchover { from, to }),
-            Ok(Err(error)) => Err(Problem { error: error.to_string(), hint: Some("see howdahctl status".into()) }),
-            Err(_) => Err(Problem { error: format!("no hand-over within {handover:?}"), hint: Some("see howdahctl status".into()) }),
+        let done = match self.raft.planned_successor(request.to).await {
+            Ok(to) => self.drain_and_transfer(to).await,
+            Err(error) => Err(error.to_string()),
         };
-        if done.is_err() {
-            self.say(Role::Leader, "leads");
-        }
+        let done = done.map_err(|error| Problem { error, hint: Some("see howdahctl status".into()) });
         if answer.send(done).is_err() {
             tracing::debug!("whoever asked for the switchover has gone");
         }
+    }
+
+    async fn drain_and_transfer(&mut self, to: NodeId) -> Result<Switchover, String> {
+        self.drain().await;
+        let handover = Duration::from_millis(self.config.timing.handover_ms);
+        let handed = tokio::time::timeout(handover, self.raft.transfer_leader(Some(to))).await;
+        let done =
+            handed.map_err(|_| format!("no hand-over within {handover:?}")).and_then(|handed| handed.map_err(|error| error.to_string()));
+        if done.is_err() {
+            self.say(Role::Leader, "leads");
+        }
+        done.map(|to| Switchover { from: self.config.node, to })
     }
 }
 

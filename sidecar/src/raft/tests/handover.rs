@@ -17,6 +17,7 @@ async fn leadership_is_handed_over_and_the_line_ends() {
     let line = group.line(leader).await;
     let target = group.peers[(leader + 1) % 3].node;
     let start = Instant::now();
+    assert_eq!(group.handle(leader).planned_successor(Some(target)).await, Ok(target));
     assert_eq!(group.handle(leader).transfer_leader(Some(target)).await, Ok(target));
     println!("handed over in {:?}", start.elapsed());
     assert!(line.propose(batch(1, 1, 10)).await.is_err());
@@ -29,6 +30,7 @@ async fn leadership_is_handed_over_and_the_line_ends() {
     let leader = group.leader().await;
     let stranger = group.handle(leader).transfer_leader(Some(NodeId(9))).await;
     assert_eq!(stranger, Err(TransferError::NotAMember(NodeId(9))));
+    assert_eq!(group.handle(leader).planned_successor(Some(NodeId(9))).await, Err(TransferError::NotAMember(NodeId(9))));
     group.stop_all().await;
 }
 
@@ -88,8 +90,10 @@ async fn an_unfit_leader_hands_on_to_a_fit_node() {
     group.handle(upper).set_stage(Fit::Fit);
     assert_eq!(group.handle(leader).hand_on().await, Ok(group.peers[upper].node));
     eventually("the fit node leads", || group.handle(upper).role().borrow().is_leader.then_some(())).await;
-    // A hand-over to an unfit node is undone by that node.
+    // By plan it goes to no such node. One that it comes to all the same hands on.
     let unfit = group.peers[lower].node;
+    assert_eq!(group.handle(upper).planned_successor(Some(unfit)).await, Err(TransferError::Unfit(unfit)));
+    assert!(matches!(group.handle(upper).planned_successor(None).await, Err(TransferError::Unfit(_))));
     assert_eq!(group.handle(upper).transfer_leader(Some(unfit)).await, Ok(unfit));
     eventually("the unfit node leads", || group.handle(lower).role().borrow().is_leader.then_some(())).await;
     assert_eq!(group.handle(lower).hand_on().await, Ok(group.peers[upper].node));
