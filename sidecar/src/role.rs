@@ -177,11 +177,11 @@ impl Manager {
             if entered.elapsed() > RETRY_PAUSE_MAX {
                 pause = RETRY_PAUSE;
             }
-            if let Some(reason) = self.raft.role().borrow().stopped.clone() {
-                self.say(Role::Stopping, format!("the log has stopped: {reason}"));
+            if let Err(stopped) = self.check_log() {
+                self.say(Role::Stopping, stopped.to_string());
                 self.leave_behind().await;
                 self.stop_server().await;
-                return Err(Error::Stopped(format!("the log has stopped: {reason}")));
+                return Err(stopped);
             }
             let next = match result {
                 Ok(next) => next,
@@ -345,11 +345,14 @@ impl Manager {
     /// Publishes the stage. Open means: an epoch is held and clients are let in.
     fn say(&self, role: Role, detail: impl Into<String>) {
         let detail = detail.into();
-        tracing::info!(%role, detail, "node");
         let open = self.epoch.is_some() && self.access != Access::Closed;
         let epoch = self.epoch.as_ref().map(ServingEpoch::epoch);
         let leads_in = (role == Role::Leader).then_some(self.term);
-        self.board.stage.send_replace(Published { role, open, epoch, leads_in, version: self.version.clone(), detail });
+        let stage = Published { role, open, epoch, leads_in, version: self.version.clone(), detail };
+        if *self.board.stage.borrow() != stage {
+            tracing::info!(%role, stage.detail, open, "node");
+            self.board.stage.send_replace(stage);
+        }
     }
 
     /// Tells for a while why leadership was given up, whatever this node does next.

@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 
 /// Three questions without an answer take four seconds, an opening less than one; the rest is for a machine that does other things too.
 const HANDED_OVER: Duration = Duration::from_secs(20);
+/// A node that ends has a few dozen lines to say.
+const LINES_MAX: usize = 1_000;
 
 /// A cluster whose disks can be told to be bad; `None`, with the reason printed, where there is no C compiler.
 async fn shimmed() -> Result<Option<Fixture>> {
@@ -98,6 +100,22 @@ async fn a_leader_on_a_slow_disk_is_replaced_and_says_why() -> Result<()> {
     back(&fixture, old).await
 }
 
+/// Waits until the node's sidecar has ended, for this reason, and with its PostgreSQL.
+async fn ends_without_a_log(fixture: &mut Fixture, node: NodeId) -> Result<()> {
+    let deadline = Instant::now() + PATIENCE;
+    while fixture.take_ended().is_empty() {
+        ensure!(Instant::now() < deadline, "a node goes on without a log");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let log = std::fs::read_to_string(fixture.sidecar_log(node))?;
+    let last = log.lines().rfind(|line| line.starts_with("Error: ")).unwrap_or_default();
+    ensure!(last.contains("the log has stopped") && last.contains("No space left"), "it does not say why it ended: {last:?}");
+    println!("it says: {last}");
+    ensure!(log.lines().count() < LINES_MAX, "it says something {} times", log.lines().count());
+    ensure!(fixture.postgres_pids(node).is_empty(), "its PostgreSQL runs on without it");
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_leader_whose_log_cannot_be_written_stops_and_says_why() -> Result<()> {
     let Some(mut fixture) = shimmed().await? else { return Ok(()) };
@@ -108,19 +126,27 @@ async fn a_leader_whose_log_cannot_be_written_stops_and_says_why() -> Result<()>
     let write = tokio::spawn(async move { client.batch_execute("INSERT INTO t VALUES (2)").await });
     taken_over(&fixture, old, 3).await?;
     let _ = tokio::time::timeout(PATIENCE, write).await.context("a client was left without an answer")?;
-    let deadline = Instant::now() + PATIENCE;
-    while fixture.take_ended().is_empty() {
-        ensure!(Instant::now() < deadline, "a node goes on without a log");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-    let log = std::fs::read_to_string(fixture.sidecar_log(old))?;
-    let last = log.lines().rfind(|line| line.starts_with("Error: ")).unwrap_or_default();
-    ensure!(last.contains("the log has stopped") && last.contains("No space left"), "it does not say why it ended: {last:?}");
-    println!("it says: {last}");
-    ensure!(fixture.postgres_pids(old).is_empty(), "its PostgreSQL runs on without it");
+    ends_without_a_log(&mut fixture, old).await?;
     heal(&fixture, old)?;
     fixture.restart_node(old).await?;
     back(&fixture, old).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_follower_whose_log_cannot_be_written_stops_and_says_why() -> Result<()> {
+    let Some(mut fixture) = shimmed().await? else { return Ok(()) };
+    table(&fixture).await?;
+    let (leader, node) = (fixture.leader().await?, fixture.a_follower().await?);
+    disk::tell(&fixture, node, Order::LogFull)?;
+    let client = fixture.client().await?;
+    client.batch_execute("INSERT INTO t VALUES (2)").await?;
+    ends_without_a_log(&mut fixture, node).await?;
+    // Nobody else needs it.
+    client.batch_execute("INSERT INTO t VALUES (3)").await?;
+    ensure!(fixture.leader().await? == leader, "the leader was disturbed");
+    heal(&fixture, node)?;
+    fixture.restart_node(node).await?;
+    back(&fixture, node).await
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -37,6 +37,7 @@ impl Manager {
         self.tail = if let Slot::Read { last_commit: Some(end) } = slot { end } else { Lsn(0) };
         let (mut decided, mut role) = (self.raft.decided(), self.raft.role());
         loop {
+            self.check_log()?;
             decided.borrow_and_update();
             let leads = role.borrow_and_update().is_leader;
             let (known, decisions) = self.raft.decisions();
@@ -78,6 +79,12 @@ impl Manager {
                 return Ok(Stage::Stop);
             }
         }
+    }
+
+    /// Whoever waits for changes of the log's role would be told of its end again and again.
+    pub(super) fn check_log(&self) -> Result<(), Error> {
+        let stopped = self.raft.role().borrow().stopped.clone();
+        stopped.map_or(Ok(()), |reason| Err(Error::Stopped(format!("the log has stopped: {reason}"))))
     }
 
     async fn read_slot(&self) -> Result<Slot, Error> {
@@ -142,6 +149,7 @@ impl Manager {
         let mut applier = self.applier_state();
         let began_at = self.position().await?;
         loop {
+            self.check_log()?;
             if role.borrow_and_update().is_leader {
                 return Ok(Stage::Promote);
             }
