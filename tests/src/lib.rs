@@ -143,9 +143,12 @@ impl DerefMut for Fixture {
     }
 }
 
-/// A folder that Postgres' own user can reach, whatever TMPDIR says.
+/// Postgres' own user can reach what is there, whatever TMPDIR says.
+const TEMP: &str = "/var/tmp";
+
+/// A folder that Postgres' own user can reach.
 pub fn folder() -> Result<TempDir> {
-    let folder = tempfile::Builder::new().prefix("howdah-test-").tempdir_in("/var/tmp")?;
+    let folder = tempfile::Builder::new().prefix("howdah-test-").tempdir_in(TEMP)?;
     std::fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
     Ok(folder)
 }

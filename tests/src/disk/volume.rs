@@ -39,13 +39,12 @@ impl Volume {
     /// Over an empty folder, which keeps its owner and mode.
     pub fn mount(at: &Path) -> Result<Self> {
         let before = fs::metadata(at).with_context(|| at.display().to_string())?;
-        let image = at.with_extension("image");
-        File::create_new(&image)?.set_len(SIZE_BYTES)?;
+        // On the machine's disk, not on the one that it may be mounted on: what is full there would be lost here.
+        let image = tempfile::Builder::new().prefix("howdah-test-").suffix(".image").tempfile_in(crate::TEMP)?;
+        image.as_file().set_len(SIZE_BYTES)?;
         // What a root user may fill beyond the others is nothing here; and the machine's own file system has a journal.
-        let made = run("mkfs.ext4", &["-q", "-F", "-m", "0", "-N", FILES, "-O", "^has_journal"], &[image.as_path()])
-            .and_then(|()| run("mount", &["-o", "loop"], &[image.as_path(), at]));
-        fs::remove_file(&image)?;
-        made?;
+        run("mkfs.ext4", &["-q", "-F", "-m", "0", "-N", FILES, "-O", "^has_journal"], &[image.path()])?;
+        run("mount", &["-o", "loop"], &[image.path(), at])?;
         let volume = Self { at: at.to_owned() };
         fs::remove_dir(at.join("lost+found"))?;
         fs::set_permissions(at, before.permissions())?;

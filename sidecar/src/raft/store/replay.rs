@@ -2,6 +2,8 @@
 //!
 //! - The newest segment may end in a torn tail: the bytes of writes that were never synced. They are cut off, and zeroed, so that no later
 //!   record makes half of them readable again.
+//! - The newest segment is written again as it was read. After a failed fsync the page cache shows what is not on disk, as if it were, and no later
+//!   fsync would write it. Whoever ended because of that fsync reads such pages at its next start.
 //! - An older segment ends where the next one starts. Where it is damaged, the next one's header says how the log stood; that is good
 //!   enough if all entries that are missing then were purged, and if not, the log does not open.
 
@@ -44,7 +46,7 @@ pub(super) fn replay(disk: &dyn Disk, cache_bytes_max: usize) -> io::Result<Repl
         let file = disk.open(&name(start))?;
         let bytes = disk.read(&name(start))?;
         let read = replay.segment(start, &bytes).and_then(|()| match at + 1 == starts.len() {
-            true => replay.cut_tail(start, &bytes, &*file),
+            true => replay.settle(start, bytes, &*file),
             false => Ok(()),
         });
         read.map_err(|error| invalid(format!("{}: {error}", name(start))))?;
@@ -94,16 +96,15 @@ impl Replay {
         bytes.get(read..).unwrap_or_default()
     }
 
-    /// Behind the newest segment's last record.
-    fn cut_tail(&self, start: u64, bytes: &[u8], file: &dyn DiskFile) -> io::Result<()> {
-        let rest = self.rest(start, bytes);
+    /// The newest segment, to its last record, is on disk behind this, and nothing else of it is.
+    fn settle(&self, start: u64, mut bytes: Vec<u8>, file: &dyn DiskFile) -> io::Result<()> {
+        let rest = self.rest(start, &bytes);
+        let end = bytes.len() - rest.len();
         if Raw::any_knows_durable(rest, start, self.position) {
-            return Err(invalid(format!("it is damaged at byte {}, which was on disk once", bytes.len() - rest.len())));
+            return Err(invalid(format!("it is damaged at byte {end}, which was on disk once")));
         }
-        if rest.iter().any(|byte| *byte != 0) {
-            file.write_at(&vec![0; rest.len()], (bytes.len() - rest.len()) as u64)?;
-        }
-        // A process that was killed may have written what was read just now, and not synced it.
+        bytes[end..].fill(0);
+        file.write_at(&bytes, 0)?;
         file.sync()
     }
 }

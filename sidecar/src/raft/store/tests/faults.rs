@@ -3,6 +3,9 @@
 //! A run does random operations on a log with small segments until the disk fails at its n-th call. Then the host "crashes": every sector
 //! that was not synced holds its old or its new content at random, and names that were not synced may be old. What was acknowledged must
 //! be there when the log is opened again, in order, with nothing in between missing; and it must go on from there.
+//!
+//! Or only the process ends. Then the page cache is what it finds, and that lies: pages whose sync failed count as clean, are read as if they were
+//! on disk, are written by no later sync, and are gone as soon as the memory is needed.
 
 use super::{entry, vote};
 use crate::raft::store::disk::{Disk, DiskFile};
@@ -11,8 +14,9 @@ use crate::raft::store::record::Record;
 use crate::raft::types::{LogId, RaftEntry, log_id};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::mem;
 use std::sync::{Arc, Mutex};
 
 const SECTOR: usize = 512;
@@ -23,6 +27,17 @@ const CACHE_BYTES_MAX: usize = 600;
 struct Content {
     now: Vec<u8>,
     durable: Vec<u8>,
+    /// Sectors that the next sync writes.
+    dirty: BTreeSet<usize>,
+}
+
+impl Content {
+    /// Sectors that are read from the page cache as they never were on disk, and that nobody will write.
+    fn lost(&mut self) -> impl Iterator<Item = (&mut [u8], &[u8])> {
+        self.durable.resize(self.now.len(), 0);
+        let sectors = self.now.chunks_mut(SECTOR).zip(self.durable.chunks(SECTOR)).enumerate();
+        sectors.filter(|(at, (now, durable))| !self.dirty.contains(at) && now != durable).map(|(_, both)| both)
+    }
 }
 
 #[derive(Debug, Default)]
@@ -55,15 +70,32 @@ impl Memory {
         }
         self.durable_names = self.names.clone();
         for file in &mut self.files {
-            file.durable.resize(file.now.len(), 0);
+            file.lost().for_each(|(now, durable)| now.copy_from_slice(durable));
             for (now, durable) in file.now.chunks_mut(SECTOR).zip(file.durable.chunks(SECTOR)) {
                 if random.random_bool(0.5) {
                     now.copy_from_slice(durable);
                 }
             }
             file.durable = file.now.clone();
+            file.dirty.clear();
         }
         self.calls_left = None;
+    }
+
+    /// What the next process finds. Says how many sectors are not what they seem.
+    fn restart(&mut self, random: &mut impl Rng) -> usize {
+        let mut seeming = 0;
+        for file in &mut self.files {
+            for (now, durable) in file.lost() {
+                if random.random_bool(0.2) {
+                    now.copy_from_slice(durable);
+                } else {
+                    seeming += 1;
+                }
+            }
+        }
+        self.calls_left = None;
+        seeming
     }
 }
 
@@ -139,15 +171,25 @@ impl DiskFile for MemoryFile {
         let now = &mut memory.files[self.1].now;
         now.resize(now.len().max(offset + len), 0);
         now[offset..offset + len].copy_from_slice(&bytes[..len]);
+        if len > 0 {
+            memory.files[self.1].dirty.extend(offset / SECTOR..=(offset + len - 1) / SECTOR);
+        }
         failed
     }
 
     fn sync(&self) -> io::Result<()> {
         let mut memory = self.0.lock().unwrap();
-        memory.call()?;
-        let file = &mut memory.files[self.1];
-        file.durable = file.now.clone();
-        Ok(())
+        let failed = memory.call();
+        let Content { now, durable, dirty } = &mut memory.files[self.1];
+        durable.resize(now.len(), 0);
+        // Whether it failed or not, no sector is dirty any more.
+        for at in mem::take(dirty) {
+            let sector = at * SECTOR..now.len().min((at + 1) * SECTOR);
+            if failed.is_ok() {
+                durable[sector.clone()].copy_from_slice(&now[sector]);
+            }
+        }
+        failed
     }
 }
 
@@ -249,12 +291,12 @@ fn open(disk: &MemoryDisk) -> io::Result<Log> {
     Log::open(Arc::new(disk.clone()), SEGMENT_LEN, CACHE_BYTES_MAX)
 }
 
-/// One life of a log after another, each ended by a failing call and a crash.
-fn lives(seed: u64) -> (u32, u32) {
+/// One life of a log after another, each ended by a failing call, and a crash of the host or only of the process.
+fn lives(seed: u64) -> [usize; 3] {
     let mut random = SmallRng::seed_from_u64(seed);
     let disk = MemoryDisk::default();
     let mut model = Model::default();
-    let (mut failures, mut segments) = (0, 0);
+    let (mut failures, mut segments, mut seeming) = (0, 0, 0);
     for _ in 0..6 {
         disk.0.lock().unwrap().calls_left = Some(random.random_range(0..60));
         let outcome = open(&disk).and_then(|mut log| {
@@ -265,24 +307,30 @@ fn lives(seed: u64) -> (u32, u32) {
             model.synced(log.head().last.map_or(0, |id| id.index + 1));
             (0..400).try_for_each(|_| model.step(&mut log, &mut random))
         });
-        failures += u32::from(outcome.is_err());
+        failures += usize::from(outcome.is_err());
         let mut memory = disk.0.lock().unwrap();
-        segments = segments.max(memory.names.len() as u32);
-        memory.crash(&mut random);
+        segments = segments.max(memory.names.len());
+        if random.random_bool(0.5) {
+            memory.crash(&mut random);
+        } else {
+            seeming += memory.restart(&mut random);
+        }
     }
     model.check(&open(&disk).unwrap());
-    (failures, segments)
+    [failures, segments, seeming]
 }
 
 #[test]
 fn every_call_may_fail_and_every_crash_is_survived() {
-    let (mut failures, mut segments) = (0, 0);
+    let (mut failures, mut segments, mut seeming) = (0, 0, 0);
     for seed in 0..1500 {
         let outcome = std::panic::catch_unwind(|| lives(seed));
-        let (failed, most) = outcome.unwrap_or_else(|_| panic!("seed {seed}"));
+        let [failed, most, seemed] = outcome.unwrap_or_else(|_| panic!("seed {seed}"));
         failures += failed;
         segments = segments.max(most);
+        seeming += seemed;
     }
+    assert!(seeming > 500, "{seeming} sectors: the page cache lied");
     assert!(failures > 5000, "{failures} failures: the faults happened");
     assert!(segments > 4, "{segments} segments: the log went over many");
 }
