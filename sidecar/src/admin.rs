@@ -120,8 +120,9 @@ impl Admin {
 
     /// Covers all that anybody has been shown or told by this node: what a proxy asks for when there is no leader to ask.
     fn now(&self) -> NodeStatus {
-        let committed_index = self.raft.decided().borrow().index;
-        NodeStatus { committed_index, ..self.board.now() }
+        let now = self.board.now();
+        // Asked last: nothing is applied that is not decided.
+        NodeStatus { committed_index: self.raft.decided().borrow().index, ..now }
     }
 
     fn ready(&self) -> Response<Body> {

@@ -201,6 +201,12 @@ impl Manager {
         }
     }
 
+    /// Whoever waits for changes of the log's role would be told of its end again and again.
+    fn check_log(&self) -> Result<(), Error> {
+        let stopped = self.raft.role().borrow().stopped.clone();
+        stopped.map_or(Ok(()), |reason| Err(Error::Stopped(format!("the log has stopped: {reason}"))))
+    }
+
     async fn perform(&mut self, stage: Stage) -> Result<Stage, Error> {
         tracing::debug!(?stage, "stage");
         match stage {

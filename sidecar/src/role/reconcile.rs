@@ -81,12 +81,6 @@ impl Manager {
         }
     }
 
-    /// Whoever waits for changes of the log's role would be told of its end again and again.
-    pub(super) fn check_log(&self) -> Result<(), Error> {
-        let stopped = self.raft.role().borrow().stopped.clone();
-        stopped.map_or(Ok(()), |reason| Err(Error::Stopped(format!("the log has stopped: {reason}"))))
-    }
-
     async fn read_slot(&self) -> Result<Slot, Error> {
         let session = self.target.connect("howdah-reconcile", "").await?;
         let found = session.query_opt("SELECT FROM pg_replication_slots WHERE slot_name = $1", &[&settings::SLOT]).await?;
