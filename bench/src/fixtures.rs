@@ -13,7 +13,6 @@ use howdah_ctl::pgbench;
 use native::{Durability, Native};
 use pgbouncer::PgBouncer;
 use server::Server;
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 
 /// One list for everybody. Checkpoints come only when the benchmark asks for them, before each run.
@@ -124,11 +123,6 @@ impl Fixtures {
         }
         Ok(())
     }
-}
-
-/// A port that nobody listens on right now.
-pub fn free_port() -> anyhow::Result<u16> {
-    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
 }
 
 /// Makes a folder that belongs to the user that Postgres runs as.

@@ -39,6 +39,7 @@ pub use info::{Info, NodeAddress};
 pub use members::Progress;
 pub use options::{Host, Hosts, Lifetime, Options, Port};
 pub use pause::{Part, Paused};
+pub use ports::free_port;
 pub use status::{NodeView, Observed};
 
 use files::Layout;
@@ -301,7 +302,9 @@ impl Drop for Cluster {
         }
         for (nth, node) in self.info.nodes.iter().enumerate() {
             if self.nodes.get(nth).is_some_and(Option::is_some) {
-                servers::of(&self.layout.pg_data(node.id)).kill();
+                let mut servers = servers::of(&self.layout.pg_data(node.id));
+                servers.kill();
+                servers.remove_segment();
             }
         }
         for process in self.proxy.iter_mut().chain(self.nodes.iter_mut().flatten()) {

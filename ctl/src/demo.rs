@@ -103,7 +103,7 @@ async fn show(cluster: &mut Cluster, options: &Options, arguments: &cli::Demo) -
     say(began, &format!("restarting node {}", killed.node));
     live.run_until(async {
         cluster.restart_node(killed.node).await?;
-        cluster.wait_follower(killed.node, REJOIN_TIMEOUT).await
+        cluster.wait_caught_up(killed.node, REJOIN_TIMEOUT).await
     })
     .await?;
     say(began, &format!("node {} follows again", killed.node));

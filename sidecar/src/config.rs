@@ -228,6 +228,9 @@ impl Config {
         {
             return Err("timing: needs 0 < 2 * heartbeat_ms <= election_min_ms < election_max_ms".into());
         }
+        if timing.handover_ms < 1_000 {
+            return Err("timing.handover_ms: at least 1000; a shorter wait gives up hand-overs that would have come about".into());
+        }
         if self.log_age_max_s == 0 {
             return Err("log_age_max_s: at least 1".into());
         }
@@ -327,6 +330,7 @@ mod tests {
             ("node = 1", "nod = 1", "unknown field `nod`"),
             ("0123456789abcdef", "short", "at least 16"),
             ("\"managed\"", "\"own\"", "unknown variant"),
+            ("[postgres]", "timing = { handover_ms = 10 }\n[postgres]", "handover_ms: at least 1000"),
             ("[postgres]", "log_age_max_s = 0\n[postgres]", "log_age_max_s: at least 1"),
             ("[postgres]", "[seed]\nconnections = 0\n[postgres]", "seed.connections: 1 to 16"),
             ("[postgres]", "[seed]\nmegabytes_per_second = 1\n[postgres]", "megabytes_per_second_busy <="),

@@ -1,11 +1,11 @@
 //! A PostgreSQL that is somebody else's: checked, and used where it is fit. And processes that are started wrongly.
 
 use anyhow::{Context, Result, ensure};
-use howdah_ctl::{admin, cluster::Binaries, postgres};
+use howdah_ctl::cluster::{Binaries, free_port};
+use howdah_ctl::{admin, postgres};
 use howdah_protocol::NodeId;
 use howdah_protocol::admin::{AddMember, MemberState, Role};
 use howdah_tests::{PATIENCE, connect, eventually, show};
-use std::net::TcpListener;
 use std::os::unix::fs::chown;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -96,10 +96,6 @@ impl Drop for Server {
 
 fn path(path: &Path) -> &str {
     path.to_str().expect("temporary paths are ASCII")
-}
-
-fn free_port() -> Result<u16> {
-    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
 }
 
 fn sidecar(config: &Path) -> Result<tokio::process::Command> {

@@ -215,7 +215,7 @@ async fn a_row_that_was_seen_in_a_cancel_storm_stays() -> Result<()> {
         }
         another_leader(&cluster, leader).await?;
         cluster.restart_node(leader).await?;
-        cluster.wait_follower(leader, PATIENCE * 2).await?;
+        cluster.wait_caught_up(leader, PATIENCE * 2).await?;
         rows_more(&storm, "rows after the leader's death").await?;
     }
     ensure!(storm.refused.load(Ordering::Relaxed) >= HITS / 2, "the strikes were not refused: {}", counts(&storm));
@@ -269,7 +269,7 @@ async fn around_the_proxy_a_wait_ends_only_by_its_own_secret_and_shows_nothing_t
     another_leader(&cluster, leader).await?;
     cluster.client().await?.batch_execute("INSERT INTO t VALUES (2)").await?;
     cluster.restart_node(leader).await?;
-    cluster.wait_follower(leader, PATIENCE * 2).await?;
+    cluster.wait_caught_up(leader, PATIENCE * 2).await?;
     ensure!(show(&cluster.client().await?, "SELECT array_agg(id) FROM t").await? == "{2}", "the row that only the old leader had");
     cluster.assert_identical(&["public.t"]).await
 }

@@ -24,7 +24,7 @@ async fn killing_the_leader_again_and_again_loses_nothing() -> Result<()> {
             cluster.wait_until("another leader", PATIENCE, |seen| seen.leader().is_some_and(|leader| leader.id != killed.node)).await?;
         eventually("writes after the kill", async || Ok(load.window().acknowledged), |count| *count > before + 200).await?;
         cluster.restart_node(killed.node).await?;
-        cluster.wait_follower(killed.node, PATIENCE).await?;
+        cluster.wait_caught_up(killed.node, PATIENCE).await?;
         let report = load.stop().await?;
         let audit = report.audit(&url).await?;
         assert_eq!(audit.lost.len(), 0, "round {round}: lost, such as {:?}", audit.lost.first());
@@ -57,7 +57,7 @@ async fn a_planned_switchover_costs_no_client_an_error() -> Result<()> {
         let done = admin::switchover(&address, &cluster.info().secret, None).await?;
         assert_ne!(done.from, done.to);
         cluster.wait_until("the new leader", PATIENCE, |seen| seen.leader().is_some_and(|leader| leader.id == done.to)).await?;
-        cluster.wait_follower(done.from, PATIENCE).await?;
+        cluster.wait_caught_up(done.from, PATIENCE).await?;
     }
     let before = load.window().acknowledged;
     eventually("writes at the last leader", async || Ok(load.window().acknowledged), |count| *count > before + 200).await?;
@@ -79,7 +79,7 @@ async fn each_way_to_lose_a_leader() -> Result<()> {
     cluster.kill_postgres(killed).await?;
     cluster.wait_until("another leader", PATIENCE, |seen| seen.leader().is_some_and(|leader| leader.id != killed)).await?;
     client.batch_execute("INSERT INTO t VALUES (1)").await?;
-    cluster.wait_follower(killed, PATIENCE).await?;
+    cluster.wait_caught_up(killed, PATIENCE).await?;
 
     // The sidecar alone: nobody confirms commits there any more, and its Postgres is closed when it comes back.
     let killed = cluster.leader().await?;
@@ -87,7 +87,7 @@ async fn each_way_to_lose_a_leader() -> Result<()> {
     cluster.wait_until("another leader", PATIENCE, |seen| seen.leader().is_some_and(|leader| leader.id != killed)).await?;
     client.batch_execute("INSERT INTO t VALUES (2)").await?;
     cluster.restart_node(killed).await?;
-    cluster.wait_follower(killed, PATIENCE).await?;
+    cluster.wait_caught_up(killed, PATIENCE).await?;
 
     // An orderly stop hands over first.
     let stopped = cluster.leader().await?;
@@ -97,7 +97,7 @@ async fn each_way_to_lose_a_leader() -> Result<()> {
     // Sequences go on behind what was handed out, and what is stored.
     client.batch_execute("INSERT INTO s SELECT FROM generate_series(1, 5)").await?;
     cluster.restart_node(stopped).await?;
-    cluster.wait_follower(stopped, PATIENCE).await?;
+    cluster.wait_caught_up(stopped, PATIENCE).await?;
 
     assert_eq!(show(&client, "SELECT array_agg(id ORDER BY id) FROM t").await?, "{1,2,3}");
     assert_eq!(show(&client, "SELECT count(DISTINCT id) FROM s").await?, "10");
@@ -144,7 +144,7 @@ async fn a_majority_is_needed_and_enough() -> Result<()> {
     eventually("the waiting commit", async || Ok(show(&cluster.client().await?, "SELECT count(*) FROM t").await?), |seen| seen == "2")
         .await?;
     cluster.restart_node(followers[1]).await?;
-    cluster.wait_follower(followers[1], PATIENCE).await?;
+    cluster.wait_caught_up(followers[1], PATIENCE).await?;
     cluster.assert_identical(&["public.t"]).await
 }
 
@@ -174,7 +174,7 @@ async fn a_node_gives_up_commits_that_the_group_never_accepted() -> Result<()> {
         seen.node(leader).is_some_and(|node| node.role == Role::Follower && node.open)
     });
     seen.await?;
-    cluster.wait_follower(leader, PATIENCE).await?;
+    cluster.wait_caught_up(leader, PATIENCE).await?;
     assert_eq!(show(&cluster.node_client(leader).await?, "SELECT array_agg(id ORDER BY id) FROM t").await?, "{1,2}");
     let log = std::fs::read_to_string(cluster.sidecar_log(leader))?;
     assert!(log.contains("never accepted"), "the ex-leader did not notice its commit:\n{log}");

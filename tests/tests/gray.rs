@@ -63,9 +63,9 @@ async fn says(fixture: &Fixture, node: NodeId, words: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// The node is an open follower again, and holds what the others hold.
+/// The node is open again, and holds what the others hold.
 async fn back(fixture: &Fixture, node: NodeId) -> Result<()> {
-    fixture.wait_follower(node, PATIENCE).await?;
+    fixture.wait_caught_up(node, PATIENCE).await?;
     fixture.assert_identical(&["public.t"]).await
 }
 

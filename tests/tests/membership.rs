@@ -142,7 +142,7 @@ async fn a_group_grows_from_one_node_to_five_and_then_survives_two_deaths() -> R
     assert_eq!(three, 3, "nobody died");
     for node in [first, other] {
         cluster.restart_node(node).await?;
-        cluster.wait_follower(node, PATIENCE).await?;
+        cluster.wait_caught_up(node, PATIENCE).await?;
     }
     let report = load.stop().await?;
     let audit = report.audit(&url).await?;

@@ -84,7 +84,7 @@ async fn a_leader_that_does_not_open_hands_on_to_one_that_can() -> Result<()> {
     ensure!(log.contains("has not opened its PostgreSQL for 10 s"), "it did not lead:\n{log}");
     ensure!(fixture.leader().await? != stuck, "it could not lead");
     drop(held);
-    fixture.wait_follower(stuck, PATIENCE).await?;
+    fixture.wait_caught_up(stuck, PATIENCE).await?;
     fixture.assert_identical(&["public.t", "public.other"]).await
 }
 
@@ -104,7 +104,7 @@ async fn a_node_that_is_far_behind_leaves_leading_to_another() -> Result<()> {
     ensure!(!said(&fixture, behind)?.contains("applying what is decided"), "it led");
     drop(held);
     fixture.restart_node(killed.node).await?;
-    fixture.wait_follower(killed.node, PATIENCE).await?;
-    fixture.wait_follower(behind, PATIENCE).await?;
+    fixture.wait_caught_up(killed.node, PATIENCE).await?;
+    fixture.wait_caught_up(behind, PATIENCE).await?;
     fixture.assert_identical(&["public.t", "public.other"]).await
 }

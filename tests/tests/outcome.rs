@@ -106,7 +106,7 @@ async fn commits_under_way_when_the_leader_is_killed_are_answered_from_the_log()
         let before = committed.load(Ordering::Relaxed);
         eventually("commits after the kill", grows, |count| *count > before + 300).await?;
         cluster.restart_node(killed.node).await?;
-        cluster.wait_follower(killed.node, PATIENCE).await?;
+        cluster.wait_caught_up(killed.node, PATIENCE).await?;
     }
     stop.store(true, Ordering::Relaxed);
     let asked = metric(&cluster, "howdah_proxy_outcomes_committed_total").await?

@@ -58,7 +58,7 @@ async fn a_leader_without_its_group_acknowledges_nothing_and_what_it_held_back_i
     ensure!(!matches!(answer, Ok(Ok(()))), "a commit without a majority");
     cluster.node_client(new).await?.batch_execute("INSERT INTO t VALUES (3, 3)").await?;
     network.heal()?;
-    cluster.wait_follower(old, PATIENCE * 2).await?;
+    cluster.wait_caught_up(old, PATIENCE * 2).await?;
     // It was refused or left unknown; if it is anywhere, it is everywhere.
     cluster.assert_identical(&["public.t"]).await?;
     ensure!(show(&cluster.client().await?, "SELECT count(*) FROM t WHERE id IN (1, 3)").await? == "2", "an acknowledged row is lost");

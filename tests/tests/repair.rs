@@ -143,7 +143,7 @@ async fn an_ex_leader_is_repaired_row_by_row() -> Result<()> {
     meanwhile(&cluster).await?;
     let from = log_len(&cluster, leader)?;
     cluster.restart_node(leader).await?;
-    cluster.wait_follower(leader, PATIENCE).await?;
+    cluster.wait_caught_up(leader, PATIENCE).await?;
     cluster.assert_identical(&NAMES).await?;
 
     let said = log(&cluster, leader, from)?;
@@ -202,7 +202,7 @@ async fn an_ex_leader_that_lives_is_repaired_too() -> Result<()> {
     client.batch_execute("UPDATE t SET note = 'new'").await?;
     ensure!(Command::new("kill").args(["-CONT", &pid]).status()?.success(), "kill -CONT");
     eventually("a repair", async || log(&cluster, leader, from), |said| said.contains("repaired rows=")).await?;
-    cluster.wait_follower(leader, PATIENCE).await?;
+    cluster.wait_caught_up(leader, PATIENCE).await?;
     cluster.assert_identical(&NAMES).await?;
     assert_eq!(identifier(&cluster, leader).await?, before);
     let changes: usize = LOST.iter().map(|(_, changes)| changes).sum();
@@ -248,7 +248,7 @@ async fn ten_thousand_rows_are_repaired_in_time_whatever_happens_on_the_way() ->
 
     let begun = Instant::now();
     cluster.restart_node(leader).await?;
-    cluster.wait_follower(leader, PATIENCE).await?;
+    cluster.wait_caught_up(leader, PATIENCE).await?;
     println!("an ex-leader with 10,000 divergent rows follows {:?} after its start", begun.elapsed());
     ensure!(begun.elapsed() <= REPAIR_MAX, "{:?}", begun.elapsed());
     cluster.assert_identical(&["public.t", "public.keyless"]).await?;
@@ -267,7 +267,7 @@ async fn where_rows_are_not_enough_the_ex_leader_is_seeded_with_the_reason() -> 
     let leader = diverge(&mut cluster, &["INSERT INTO t VALUES (666)", "CREATE TABLE lost (id int PRIMARY KEY)"]).await?;
     cluster.client().await?.batch_execute("INSERT INTO t VALUES (2)").await?;
     cluster.restart_node(leader).await?;
-    cluster.wait_follower(leader, PATIENCE * 2).await?;
+    cluster.wait_caught_up(leader, PATIENCE * 2).await?;
     cluster.assert_identical(&["public.t"]).await?;
     assert_ne!(identifier(&cluster, leader).await?, before);
     let status = cluster.observe().await;
@@ -299,7 +299,7 @@ async fn a_node_that_cannot_lead_is_given_nothing() -> Result<()> {
     let unfit = diverge(&mut cluster, &["CREATE TABLE lost (id int PRIMARY KEY)"]).await?;
     let now = cluster.leader().await?;
     let other = cluster.nodes().into_iter().find(|node| ![unfit, now].contains(node)).context("a third node")?;
-    cluster.wait_follower(other, PATIENCE).await?;
+    cluster.wait_caught_up(other, PATIENCE).await?;
     keep_busy(&cluster, other).await?;
     let holder = cluster.node_client(now).await?;
     holder.batch_execute("BEGIN; INSERT INTO t SELECT generate_series(1, 20000)").await?;
@@ -314,7 +314,7 @@ async fn a_node_that_cannot_lead_is_given_nothing() -> Result<()> {
     // Nobody was disturbed for it.
     holder.batch_execute("INSERT INTO t VALUES (-1); COMMIT").await?;
     ensure!(cluster.leader().await? == now, "it does not lead any more");
-    cluster.wait_follower(unfit, PATIENCE * 2).await?;
+    cluster.wait_caught_up(unfit, PATIENCE * 2).await?;
     cluster.assert_identical(&["public.t"]).await
 }
 

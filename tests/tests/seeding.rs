@@ -166,7 +166,7 @@ async fn a_filling_that_is_cut_short_begins_anew() -> Result<()> {
         ensure!(seen.is_some_and(|now| now.bytes_done < now.bytes_total), "round {round} was done too early: {seen:?}");
         ensure!(mark.exists(), "no mark in round {round}");
     }
-    cluster.wait_follower(follower, PATIENCE).await?;
+    cluster.wait_caught_up(follower, PATIENCE).await?;
     ensure!(!mark.exists(), "the mark outlived the filling");
     // Cut short by its own end, it begins with a follower again.
     let other = cluster.nodes().into_iter().find(|node| ![leader, follower].contains(node)).context("a third node")?;
@@ -300,10 +300,10 @@ async fn the_death_of_the_follower_that_serves_leads_to_another_attempt() -> Res
     let (giver, empty) = (filling.giver, filling.empty);
     filling.cluster.kill_node(giver).await?;
     filling.cluster.client().await?.batch_execute("UPDATE t SET filler = 'new' WHERE id <= 100").await?;
-    filling.cluster.wait_follower(empty, PATIENCE).await?;
+    filling.cluster.wait_caught_up(empty, PATIENCE).await?;
     ensure!(filling.served()? == (1, 1), "the leader did not take over");
     filling.cluster.restart_node(giver).await?;
-    filling.cluster.wait_follower(giver, PATIENCE).await?;
+    filling.cluster.wait_caught_up(giver, PATIENCE).await?;
     filling.cluster.assert_identical(&["public.t", "public.keyless"]).await
 }
 
@@ -314,10 +314,10 @@ async fn a_follower_that_has_to_empty_a_table_gives_up_serving() -> Result<()> {
     // The leader has no snapshot to keep: there it takes no time.
     client.batch_execute("SET lock_timeout = '500ms'; TRUNCATE keyless; INSERT INTO keyless VALUES (7), (7)").await?;
     client.batch_execute("SET lock_timeout = '500ms'; TRUNCATE t; INSERT INTO t VALUES (1, 'new')").await?;
-    cluster.wait_follower(filling.giver, PATIENCE).await?;
+    cluster.wait_caught_up(filling.giver, PATIENCE).await?;
     let said = std::fs::read_to_string(cluster.sidecar_log(filling.giver))?;
     ensure!(said.contains("sessions that blocked apply for 1s were ended"), "apply was not held up:\n{said}");
-    cluster.wait_follower(filling.empty, PATIENCE).await?;
+    cluster.wait_caught_up(filling.empty, PATIENCE).await?;
     ensure!(filling.served()? == (1, 1), "the leader did not take over");
     cluster.assert_identical(&["public.t", "public.keyless"]).await
 }
@@ -336,7 +336,7 @@ async fn a_follower_that_is_made_leader_goes_on_serving() -> Result<()> {
     let seen = filling.copies().await?;
     ensure!(seen.from == Some(filling.giver), "{seen:?}");
     client.batch_execute("UPDATE t SET filler = 'new' WHERE id > 59900").await?;
-    cluster.wait_follower(filling.empty, PATIENCE).await?;
+    cluster.wait_caught_up(filling.empty, PATIENCE).await?;
     ensure!(filling.served()? == (0, 1), "it was begun anew");
     cluster.assert_identical(&["public.t", "public.keyless"]).await
 }
@@ -377,11 +377,11 @@ async fn a_node_that_was_away_for_longer_than_the_log_is_seeded_by_itself() -> R
         .await?;
 
     cluster.restart_node(away).await?;
-    cluster.wait_follower(away, PATIENCE).await?;
+    cluster.wait_caught_up(away, PATIENCE).await?;
     // For a moment after its start it follows what it has, until it hears from the leader.
     let detail = async || Ok(cluster.observe().await.node(away).map(|node| node.detail.clone()).unwrap_or_default());
     let seeded = |detail: &String| detail.contains("follows; was seeded again: the log no longer reaches back");
     eventually("the node says that it was seeded", detail, seeded).await?;
-    cluster.wait_follower(away, PATIENCE).await?;
+    cluster.wait_caught_up(away, PATIENCE).await?;
     cluster.assert_identical(&["public.t"]).await
 }

@@ -103,7 +103,7 @@ impl Scene {
             (Kind::Cut, Some(network)) => network.heal()?,
             _ => self.cluster.restart_node(struck.node).await?,
         }
-        Ok(self.cluster.wait_follower(struck.node, REJOIN_TIMEOUT).await?)
+        Ok(self.cluster.wait_caught_up(struck.node, REJOIN_TIMEOUT).await?)
     }
 
     pub(super) async fn stop(mut self) -> anyhow::Result<()> {

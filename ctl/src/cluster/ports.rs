@@ -7,6 +7,7 @@ use super::options::{NODES_MAX, PORT_DEFAULT, Port};
 use super::{Error, Info};
 use rand::seq::SliceRandom;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 const PROXY_ADMIN: u16 = 1;
 const NODE_ADMIN: u16 = 10;
@@ -19,6 +20,8 @@ const CLAIM: u16 = 5;
 /// Below the kernel's ephemeral ports, which would otherwise take one of ours now and then.
 const RANDOM_FROM: u16 = 12_000;
 const RANDOM_TO: u16 = 32_000;
+/// Single ports are below the blocks.
+const SINGLE_FROM: u16 = 5_000;
 
 /// Keeps a randomly chosen block from being chosen again.
 #[derive(Debug)]
@@ -47,7 +50,17 @@ pub(crate) fn node_sql(base: u16, place: u32) -> SocketAddr {
 }
 
 fn small(place: u32) -> u16 {
-    u16::try_from(place).expect("a local cluster has at most NODES_MAX places, numbered from 1")
+    u16::try_from(place).expect("a place in a range of ports")
+}
+
+/// One port for a process of no cluster. Nobody else in this process gets it, and no cluster that chooses its ports at random.
+pub fn free_port() -> Result<u16, Error> {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let count = u32::from(RANDOM_FROM - SINGLE_FROM);
+    // Another process begins elsewhere.
+    let place = || std::process::id().wrapping_mul(131).wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed)) % count;
+    let mut ports = std::iter::repeat_with(|| SINGLE_FROM + small(place())).take(count as usize);
+    ports.find(|port| is_free(address(*port))).ok_or(Error::NoPorts)
 }
 
 /// The base for a new cluster, and the claim to it where it was chosen at random.
@@ -110,6 +123,13 @@ mod tests {
         let (one, _claim) = choose(Port::Any, 3).expect("ports");
         let (two, _other) = choose(Port::Any, 3).expect("ports");
         assert!(one.abs_diff(two) > SPAN, "{one} {two}");
+    }
+
+    #[test]
+    fn nobody_gets_a_single_port_twice() {
+        let (one, two) = (free_port().expect("a port"), free_port().expect("a port"));
+        assert_ne!(one, two);
+        assert!([one, two].iter().all(|port| (SINGLE_FROM..RANDOM_FROM).contains(port)), "{one} {two}");
     }
 
     #[test]

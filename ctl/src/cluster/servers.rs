@@ -6,6 +6,7 @@ use super::Error;
 use super::process::{KILLED_TIMEOUT, start_time, stat};
 use rustix::process::{Pid, Signal};
 use std::path::Path;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 const POLL: Duration = Duration::from_millis(5);
@@ -14,6 +15,8 @@ const POLL: Duration = Duration::from_millis(5);
 pub(crate) struct Servers {
     /// pid and start time; the postmaster first, so that it does not start new ones for those that die.
     processes: Vec<(i32, u64)>,
+    /// Id of the System V segment by which Postgres tells whether another one uses its folder.
+    segment: Option<String>,
 }
 
 /// What runs on this data directory right now; nothing when no Postgres does.
@@ -23,7 +26,13 @@ pub(crate) fn of(pg_data: &Path) -> Servers {
     let pids = std::fs::read_dir("/proc").into_iter().flatten().filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<i32>().ok());
     let children = pids.filter(|pid| stat(*pid).is_some_and(|stat| stat.parent == postmaster));
     processes.extend(children.filter_map(|pid| Some((pid, start_time(pid)?))));
-    Servers { processes }
+    Servers { processes, segment: segment(pg_data) }
+}
+
+/// postmaster.pid has key and id of the segment in its seventh line.
+fn segment(pg_data: &Path) -> Option<String> {
+    let text = std::fs::read_to_string(pg_data.join("postmaster.pid")).ok()?;
+    text.lines().nth(6)?.split_whitespace().nth(1).map(str::to_owned)
 }
 
 /// The pid in postmaster.pid is only believed when that process' working directory is this data directory: the file survives crashes.
@@ -50,6 +59,14 @@ impl Servers {
     pub(crate) fn kill(&mut self) {
         for (pid, start) in &self.processes {
             send(*pid, *start, Signal::KILL);
+        }
+    }
+
+    /// For a killed Postgres that may never start again in its folder: only a start would take its segment away, and the system has 4,096.
+    pub(crate) fn remove_segment(&self) {
+        if let Some(id) = &self.segment {
+            // Where there is no ipcrm, or no segment any more, nothing is worse than before.
+            let _ = Command::new("ipcrm").args(["-m", id]).stdout(Stdio::null()).stderr(Stdio::null()).status();
         }
     }
 

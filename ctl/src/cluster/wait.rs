@@ -2,7 +2,7 @@
 
 use super::{Cluster, Error, Observed, Process};
 use crate::admin;
-use howdah_protocol::admin::Role;
+use howdah_protocol::admin::{NodeStatus, Role};
 use howdah_protocol::{LogIndex, NodeId};
 use std::time::{Duration, Instant};
 use tokio_postgres::NoTls;
@@ -64,18 +64,20 @@ impl Cluster {
         }
     }
 
-    /// Until the node is an open follower that has applied what the leader had decided when this was called.
-    pub async fn wait_follower(&self, node: NodeId, limit: Duration) -> Result<(), Error> {
+    /// Until the node is open and has applied what the leader had decided when this was called. It may lead itself by then.
+    pub async fn wait_caught_up(&self, node: NodeId, limit: Duration) -> Result<(), Error> {
         let mut goal: Option<LogIndex> = None;
         let reached = move |observed: &Observed| {
+            let leader = observed.leader().map(|leader| leader.id);
             goal = goal.or_else(|| observed.leader().map(|leader| leader.committed_index));
-            let is_follower = |node: &&howdah_protocol::admin::NodeStatus| node.role == Role::Follower && node.open;
-            match (observed.node(node).filter(is_follower), goal) {
+            // Not one that only believes it leads.
+            let serves = |status: &&NodeStatus| status.open && (status.role == Role::Follower || leader == Some(status.id));
+            match (observed.node(node).filter(serves), goal) {
                 (Some(status), Some(goal)) => status.applied_index >= goal,
                 _ => false,
             }
         };
-        self.wait_until(&format!("node {node} as an open, caught-up follower"), limit, reached).await.map(|_| ())
+        self.wait_until(&format!("node {node} open and caught up"), limit, reached).await.map(|_| ())
     }
 
     /// Until there is one open leader and every other node is an open follower that has applied all that is decided: nothing is under way.

@@ -1,5 +1,6 @@
 //! Sessions that must keep their server connection, and cancel requests.
 
+use crate::failover::{named, wait_until_asleep};
 use crate::support::eventually;
 use crate::support::postgres::postgres;
 use crate::support::proxy::{Proxy, sqlstate};
@@ -93,17 +94,13 @@ async fn a_listener_is_notified_while_it_is_idle() {
 #[tokio::test]
 async fn a_read_is_cancelled_and_a_write_is_not() {
     let proxy = Proxy::start(&Group::new(1));
-    let client = proxy.connect().await;
+    let client = named(&proxy, "cancelled").await;
     let token = client.cancel_token();
     let running = tokio::spawn(async move {
         let result = client.batch_execute("SELECT pg_sleep(30)").await;
         (client, result)
     });
-    eventually("it runs", async || {
-        let sql = "SELECT count(*) FROM pg_stat_activity WHERE query = 'SELECT pg_sleep(30)' AND wait_event = 'PgSleep'";
-        (postgres().psql("postgres", sql) == "1").then_some(())
-    })
-    .await;
+    wait_until_asleep("cancelled").await;
     token.cancel_query(NoTls).await.expect("sent");
     let (client, result) = running.await.expect("no panic");
     assert_eq!(sqlstate(&result.expect_err("cancelled")), "57014");
@@ -115,11 +112,7 @@ async fn a_read_is_cancelled_and_a_write_is_not() {
         let result = client.batch_execute(write).await;
         (client, result)
     });
-    eventually("it runs", async || {
-        let sql = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%pg_sleep(1.25)%' AND wait_event = 'PgSleep'";
-        (postgres().psql("postgres", sql) == "1").then_some(())
-    })
-    .await;
+    wait_until_asleep("cancelled").await;
     token.cancel_query(NoTls).await.expect("sent");
     let (client, result) = running.await.expect("no panic");
     result.expect("a commit is never cancelled");
@@ -130,16 +123,16 @@ async fn a_read_is_cancelled_and_a_write_is_not() {
 #[tokio::test]
 async fn a_cancel_in_a_transaction_fails_the_statement_only() {
     let proxy = Proxy::start(&Group::new(1));
-    let mut client = proxy.connect().await;
+    let mut client = named(&proxy, "cancelled-transaction").await;
     let token = client.cancel_token();
     let transaction = client.transaction().await.expect("begun");
-    let canceller = tokio::spawn(async move {
-        tokio::time::sleep(Duration::from_millis(300)).await;
+    let cancel = async {
+        wait_until_asleep("cancelled-transaction").await;
         token.cancel_query(NoTls).await
-    });
-    let error = transaction.batch_execute("SELECT pg_sleep(30)").await.expect_err("cancelled");
-    assert_eq!(sqlstate(&error), "57014");
-    canceller.await.expect("no panic").expect("sent");
+    };
+    let (sent, result) = tokio::join!(cancel, transaction.batch_execute("SELECT pg_sleep(30)"));
+    sent.expect("sent");
+    assert_eq!(sqlstate(&result.expect_err("cancelled")), "57014");
     transaction.rollback().await.expect("rolled back");
     client.batch_execute("SELECT 1").await.expect("alive");
 }

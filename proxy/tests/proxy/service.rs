@@ -1,9 +1,9 @@
 //! The process: configuration, ports, health, metrics, draining.
 
+use crate::failover::{named, wait_until_asleep};
 use crate::support::eventually;
 use crate::support::proxy::{Proxy, binary, sqlstate};
 use crate::support::sidecar::Group;
-use std::time::Duration;
 use tokio_postgres::NoTls;
 
 fn run_with(text: &str, arguments: &[&str]) -> (bool, String) {
@@ -58,11 +58,11 @@ async fn health_and_metrics_are_served() {
 async fn draining_lets_the_busy_finish_and_sends_the_idle_away() {
     let mut proxy = Proxy::start(&Group::new(1));
     let idle = proxy.connect().await;
-    let busy = proxy.connect().await;
+    let busy = named(&proxy, "busy").await;
     let in_transaction = proxy.connect().await;
     in_transaction.batch_execute("BEGIN; UPDATE items SET name = name WHERE id = 7").await.expect("begun");
     let running = tokio::spawn(async move { busy.batch_execute("SELECT pg_sleep(1)").await });
-    tokio::time::sleep(Duration::from_millis(200)).await;
+    wait_until_asleep("busy").await;
     proxy.signal("-TERM");
     let error = eventually("the idle client is sent away", async || idle.query("SELECT 1", &[]).await.err()).await;
     assert!(error.is_closed() || sqlstate(&error) == "57P01", "{error:?}");

@@ -1,6 +1,6 @@
 //! A PostgreSQL of its own, shared by all tests of this binary, gone when the binary is.
 
-use super::free_port;
+use howdah_ctl::cluster::free_port;
 use std::io::Write;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -96,7 +96,7 @@ impl Postgres {
             .output()
             .expect("initdb runs");
         assert!(initdb.status.success(), "initdb: {}", String::from_utf8_lossy(&initdb.stderr));
-        let port = free_port();
+        let port = free_port().expect("a free port");
         // The shell waits for its input to end, which it does when this process is gone.
         let script = format!(
             "'{bin}/postgres' -D '{data}' -p {port} -k '{folder}' -c listen_addresses=127.0.0.1 -c fsync=off -c max_connections=300 \

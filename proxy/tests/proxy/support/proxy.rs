@@ -1,8 +1,9 @@
 //! The proxy's binary, with a configuration of its own.
 
+use super::DEADLINE;
 use super::postgres::{DATABASE, PASSWORD, PROXY_PASSWORD, USER};
 use super::sidecar::Group;
-use super::{DEADLINE, free_port};
+use howdah_ctl::cluster::free_port;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::process::{Child, Command, Output, Stdio};
@@ -35,7 +36,7 @@ impl Proxy {
     /// `extra`: lines of configuration.
     pub fn start_with(group: &Group, extra: &str) -> Self {
         let folder = tempfile::tempdir().expect("temporary folder");
-        let (port, admin_port) = (free_port(), free_port());
+        let (port, admin_port) = (free_port().expect("a free port"), free_port().expect("a free port"));
         let file = folder.path().join("proxy.toml");
         let sidecars: Vec<_> = group.addresses.iter().map(|address| format!("\"{address}\"")).collect();
         let text = format!(
