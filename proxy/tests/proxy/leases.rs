@@ -3,6 +3,7 @@
 use crate::support::eventually;
 use crate::support::postgres::postgres;
 use crate::support::proxy::{Proxy, sqlstate};
+use crate::support::raw::{Raw, field, message};
 use crate::support::sidecar::{Group, LEASE_MS};
 use std::time::{Duration, Instant};
 use tokio_postgres::Client;
@@ -41,6 +42,31 @@ async fn without_a_lease_nothing_current_is_read_and_weaker_modes_go_on() {
     let idle = waiting.await.expect("no panic").expect("waited for the lease");
     idle.batch_execute("COMMIT").await.expect("committed");
     eventually("a lease again", async || read(&client).await.ok()).await;
+}
+
+#[tokio::test]
+async fn a_pipeline_that_never_ends_needs_a_lease_all_along() {
+    let group = Group::new(1);
+    let proxy = Proxy::start_with(&group, "queue_ms = 300");
+    let mut raw = Raw::log_in(&proxy).await;
+    let parse = message(b'P', b"count\0SELECT count(*) FROM items\0\0\0");
+    let flushed = [message(b'B', b"\0count\0\0\0\0\0\0\0"), message(b'E', b"\0\0\0\0\0"), message(b'H', b"")].concat();
+    raw.send(&[parse, flushed.clone()].concat());
+    assert_eq!([raw.message().0, raw.message().0, raw.message().0, raw.message().0], *b"12DC");
+    raw.send(&flushed);
+    assert_eq!([raw.message().0, raw.message().0, raw.message().0], *b"2DC");
+
+    group.lease_ms(0);
+    tokio::time::sleep(Duration::from_millis(LEASE_MS)).await;
+    raw.send(&flushed);
+    let (kind, body) = raw.message();
+    assert_eq!((kind, field(&body, b'C')), (b'E', "40001".to_owned()));
+    raw.send(&message(b'S', b""));
+    assert_eq!(raw.message(), (b'Z', b"I".to_vec()));
+
+    group.lease_ms(LEASE_MS);
+    raw.send(&[flushed, message(b'S', b"")].concat());
+    assert_eq!(raw.kinds(), "2DCZ");
 }
 
 #[tokio::test]
