@@ -106,7 +106,7 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog AS $$
 $$;
 REVOKE ALL ON FUNCTION howdah.roles_state() FROM PUBLIC;
 
--- What belongs to whom, where it is not the role that initdb made. A sequence of a column goes with its table, a multirange with its range.
+-- What belongs to whom, where it is not the role that initdb made. A sequence of a column goes with its table.
 CREATE OR REPLACE FUNCTION howdah.owners(OUT type text, OUT identity text, OUT owner text) RETURNS SETOF record
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog AS $$
     SELECT object.type, object.identity, r.rolname
@@ -118,7 +118,6 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog AS $$
         'text search dictionary', 'foreign-data wrapper', 'server', 'extension')
       AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = s.classid AND d.objid = s.objid
         AND s.classid = 'pg_class'::regclass AND d.refclassid = s.classid AND d.deptype IN ('a', 'i'))
-      AND NOT EXISTS (SELECT FROM pg_type t WHERE t.oid = s.objid AND s.classid = 'pg_type'::regclass AND t.typtype = 'm')
 $$;
 REVOKE ALL ON FUNCTION howdah.owners() FROM PUBLIC;
 
