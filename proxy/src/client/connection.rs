@@ -1,7 +1,7 @@
 //! One client connection, from accept to close. The task that runs this owns the client's socket and, while a unit or transaction
 //! needs one, a server connection; nothing stands between the two.
 
-use super::handshake::{self, Hello};
+use super::handshake::{self, Allowance, Hello};
 use super::link::{Link, Registered};
 use super::{Worker, relay};
 use crate::auth::Secret;
@@ -70,13 +70,7 @@ pub(super) struct Connection {
 
 /// Serves one client until it is gone.
 pub(crate) async fn serve(worker: Arc<Worker>, mut stream: TcpStream, full: bool) {
-    let limit = worker.config.handshake();
-    let opened = tokio::time::timeout(limit, open(&worker, &mut stream, full)).await;
-    let opened = opened.unwrap_or_else(|_| {
-        let report = Report::new(sqlstate::PROTOCOL_VIOLATION, format!("login took longer than {} ms", limit.as_millis()));
-        Err(handshake::Error::Refused(report))
-    });
-    let (startup, secret) = match opened {
+    let (startup, secret) = match open(&worker, &mut stream, full).await {
         Ok(Some(opened)) => opened,
         Ok(None) => return,
         Err(handshake::Error::Io(error)) => return tracing::debug!(%error, "a connection ended before its login"),
@@ -110,7 +104,8 @@ pub(crate) async fn serve(worker: Arc<Worker>, mut stream: TcpStream, full: bool
 /// Everything up to the proven identity. None for a cancel request, which is done with.
 async fn open(worker: &Worker, stream: &mut TcpStream, full: bool) -> Result<Option<(Box<Startup>, Secret)>, handshake::Error> {
     crate::net::tune(stream)?;
-    let startup = match handshake::hello(stream).await? {
+    let mut allowance = Allowance::new(worker.config.handshake());
+    let startup = match allowance.within(handshake::hello(stream)).await? {
         Hello::Client(startup) => startup,
         Hello::Cancel { pid, secret } => {
             worker.registry.cancel(pid, secret, &worker.metrics).await;
@@ -123,7 +118,7 @@ async fn open(worker: &Worker, stream: &mut TcpStream, full: bool) -> Result<Opt
             .hint("Raise clients_max in the proxy's configuration, or connect less.")
             .into());
     }
-    let secret = handshake::authenticate(stream, worker, &startup).await?;
+    let secret = handshake::authenticate(stream, worker, &startup, &mut allowance).await?;
     if startup.database != worker.config.database {
         let report = Report::new(sqlstate::INVALID_CATALOG_NAME, format!("database \"{}\" does not exist", startup.database));
         return Err(report.hint(format!("This proxy serves the database \"{}\" only.", worker.config.database)).into());
