@@ -1,6 +1,7 @@
 //! One client connection, from accept to close. The task that runs this owns the client's socket and, while a unit or transaction
 //! needs one, a server connection; nothing stands between the two.
 
+use super::goodbye;
 use super::handshake::{self, Allowance, Hello};
 use super::link::{Link, Registered};
 use super::{Worker, relay};
@@ -78,7 +79,7 @@ pub(crate) async fn serve(worker: Arc<Worker>, mut stream: TcpStream, full: bool
             if report.code == sqlstate::PROTOCOL_VIOLATION {
                 worker.metrics.protocol_violations_total.add(1);
             }
-            return handshake::say_goodbye(&mut stream, &report).await;
+            return goodbye::say(&mut stream, &[], &report, std::future::pending()).await;
         }
     };
     let mut connection = Connection::new(worker, stream, *startup, secret);
@@ -91,14 +92,13 @@ pub(crate) async fn serve(worker: Arc<Worker>, mut stream: TcpStream, full: bool
         }
         Err(end) => end,
     };
-    metrics.clients.sub(1);
     if let End::Report(report) = end {
         if report.code == sqlstate::PROTOCOL_VIOLATION {
             metrics.protocol_violations_total.add(1);
         }
-        connection.flush_rest().await;
-        handshake::say_goodbye(&mut connection.stream, &report).await;
+        connection.part(&report).await;
     }
+    metrics.clients.sub(1);
 }
 
 /// Everything up to the proven identity. None for a cancel request, which is done with.
@@ -272,11 +272,12 @@ impl Connection {
         Ok(())
     }
 
-    /// Gives the client what is left for it, as far as it takes it at once.
-    async fn flush_rest(&mut self) {
-        let len = self.session.releasable();
-        let limit = std::time::Duration::from_secs(1);
-        let _ = tokio::time::timeout(limit, self.stream.write_all(&self.session.out[..len])).await;
+    /// Gives the client what is left for it, and tells it why it ends. It stays registered, so it counts among the clients until it is gone;
+    /// but the proxy's own end does not wait for it.
+    async fn part(&mut self, report: &Report) {
+        (self.input, self.server_out) = (Buffer::default(), Vec::new());
+        let rest = &self.session.out[..self.session.releasable()];
+        goodbye::say(&mut self.stream, rest, report, self.registered.link.drained()).await;
     }
 
     /// The lease is over: the connection goes to the next who needs one, unless it must not be used again.

@@ -4,7 +4,7 @@ use super::Worker;
 use crate::auth::{self, Secret, Verifier, server as scram};
 use crate::clock;
 use crate::core::params::{self, Startup};
-use crate::wire::build::{self, Report, Severity};
+use crate::wire::build::{self, Report};
 use crate::wire::frame;
 use crate::wire::startup::{self, Packet};
 use howdah_protocol::settings::PROXY_ROLE;
@@ -181,15 +181,4 @@ fn sasl_initial(body: &[u8]) -> Result<&[u8], Error> {
         Some(length) if length as usize == rest.len() - 4 => Ok(&rest[4..]),
         _ => Err(violation("malformed SASL response")),
     }
-}
-
-/// Tells the client why it ends; it may be gone already.
-pub(crate) async fn say_goodbye(stream: &mut TcpStream, report: &Report) {
-    let mut out = Vec::new();
-    build::error(&mut out, Severity::Fatal, report);
-    let _ = tokio::time::timeout(std::time::Duration::from_secs(1), async {
-        stream.write_all(&out).await?;
-        stream.shutdown().await
-    })
-    .await;
 }
