@@ -72,12 +72,16 @@ impl Cluster {
     /// A new cluster in an empty or missing folder. Nothing is started yet.
     pub async fn create(options: Options) -> Result<Self, Error> {
         options.check()?;
+        // Before anything is written: what is written binds the folder to its ports.
+        let (base, claim) = ports::choose(options.port, options.nodes)?;
+        if options.hosts.is_none() {
+            ports::must_be_free_for_new(base, options.nodes)?;
+        }
         files::make_dir(&options.data)?;
         let layout = Layout::of(&options.data)?;
         let lock = DirLock::take(&layout, &options.purpose)?;
         files::must_be_empty(&layout)?;
         files::must_be_reachable(&layout, &options)?;
-        let (base, claim) = ports::choose(options.port, options.nodes)?;
         let manifest = Manifest::generate(&options, &layout, base);
         manifest.store(&layout.manifest())?;
         Self::assemble(options, layout, manifest, lock, claim)

@@ -91,14 +91,31 @@ async fn strangers_folders_are_left_alone() {
 }
 
 #[tokio::test]
-async fn a_port_in_use_is_named_with_what_to_do() {
+async fn a_port_in_use_is_named_before_anything_is_written() {
     let dir = folder();
     let data = dir.path().join("c");
-    let mut cluster = Cluster::create(options(data)).await.expect("created");
+    // It never starts, and keeps other tests from its block.
+    let claimed = Cluster::create(options(dir.path().join("other"))).await.expect("created");
+    let free = claimed.info().clone();
+    let taken = free.nodes[1].sql;
+    let listener = TcpListener::bind(taken).expect("free until now");
+    let fixed = || Options { port: Port::Fixed(free.proxy.port()), ..options(data.clone()) };
+    let error = Cluster::open(fixed()).await.expect_err("port in use").to_string();
+    assert!(error.contains(&format!("port {} (Postgres of node 2)", taken.port())) && error.contains("--port"), "{error}");
+    assert!(!data.exists(), "it is bound to ports that it cannot have");
+    drop(listener);
+    Cluster::open(fixed()).await.expect("now they are free");
+}
+
+#[tokio::test]
+async fn a_cluster_keeps_its_ports_when_another_takes_one() {
+    let dir = folder();
+    let mut cluster = Cluster::create(options(dir.path().join("c"))).await.expect("created");
     let taken = cluster.info().nodes[1].sql;
     let _listener = TcpListener::bind(taken).expect("free until now");
     let error = cluster.start().await.expect_err("port in use").to_string();
-    assert!(error.contains(&format!("port {} (Postgres of node 2)", taken.port())) && error.contains("--port"), "{error}");
+    assert!(error.contains(&format!("port {} (Postgres of node 2)", taken.port())) && error.contains("stop what listens"), "{error}");
+    assert!(!error.contains("--port"), "advice that cannot be followed: {error}");
 }
 
 #[tokio::test]

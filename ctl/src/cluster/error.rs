@@ -30,6 +30,8 @@ pub enum Error {
     Mismatch { data: PathBuf, has: String, asked: String },
     #[error("port {port} ({what}) is in use; choose another block of ports with --port N (N to N+{span} are needed)")]
     PortInUse { port: u16, what: String, span: u16 },
+    #[error("port {port} ({what}) is in use; stop what listens there: a cluster keeps the ports that it was made with")]
+    PortTaken { port: u16, what: String },
     #[error("port {base} leaves no room: ports {base} to {base}+{span} are needed; choose a lower --port")]
     PortTooHigh { base: u16, span: u16 },
     #[error("no free block of ports was found")]
