@@ -29,6 +29,7 @@ mod pause;
 mod ports;
 mod process;
 mod servers;
+mod settings;
 mod status;
 mod wait;
 
@@ -72,6 +73,7 @@ impl Cluster {
     /// A new cluster in an empty or missing folder. Nothing is started yet.
     pub async fn create(options: Options) -> Result<Self, Error> {
         options.check()?;
+        settings::check(&options).await?;
         // Before anything is written: what is written binds the folder to its ports.
         let (base, claim) = ports::choose(options.port, options.nodes)?;
         if options.hosts.is_none() {
@@ -93,6 +95,7 @@ impl Cluster {
         let layout = Layout::of(&options.data)?;
         let manifest = Manifest::load(&layout.manifest())?;
         manifest.must_match(&options)?;
+        settings::check(&options).await?;
         let lock = DirLock::take(&layout, &options.purpose)?;
         process::end_leftovers(&layout, &manifest, LEFTOVER_GRACE).await?;
         files::must_be_reachable(&layout, &options)?;

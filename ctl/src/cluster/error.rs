@@ -28,6 +28,8 @@ pub enum Error {
     BadManifest { path: PathBuf, what: String },
     #[error("{}: this cluster has {has}, but {asked} was asked for; leave that out, or choose another folder with --data", .data.display())]
     Mismatch { data: PathBuf, has: String, asked: String },
+    #[error("setting {name}={value}: {why}")]
+    Setting { name: String, value: String, why: String },
     #[error("port {port} ({what}) is in use; choose another block of ports with --port N (N to N+{span} are needed)")]
     PortInUse { port: u16, what: String, span: u16 },
     #[error("port {port} ({what}) is in use; stop what listens there: a cluster keeps the ports that it was made with")]
