@@ -62,6 +62,8 @@ pub(crate) struct Arguments {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Start a cluster on this machine, or go on with the one in the data folder.
+    ///
+    /// Of one that runs already by itself, `up --detach` starts the nodes that died, and the proxy; what runs is left alone.
     Up(Up),
     /// Show every node: role, who votes, term, positions, lag.
     Status(Status),

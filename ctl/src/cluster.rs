@@ -28,6 +28,7 @@ mod options;
 mod pause;
 mod ports;
 mod process;
+mod revive;
 mod servers;
 mod settings;
 mod status;
@@ -41,6 +42,7 @@ pub use members::Progress;
 pub use options::{Host, Hosts, Lifetime, Options, Port};
 pub use pause::{Part, Paused};
 pub use ports::free_port;
+pub use revive::Revived;
 pub use status::{NodeView, Observed};
 
 use files::Layout;
@@ -102,10 +104,11 @@ impl Cluster {
         Self::assemble(options, layout, manifest, lock, None)
     }
 
-    /// The cluster that runs detached in a folder, to change its members. Its processes are left as they are; end with [`Self::detach`].
+    /// The cluster that runs detached in a folder, to change its members or to start what of it died. Its processes are left as they are; end with [`Self::detach`].
     pub async fn take_over(mut options: Options) -> Result<Self, Error> {
         let layout = Layout::of(&options.data)?;
         let manifest = Manifest::load(&layout.manifest())?;
+        manifest.must_match(&options)?;
         let lock = DirLock::take(&layout, &options.purpose)?;
         if !process::any_recorded_runs(&layout, &manifest) {
             return Err(Error::NotRunning(layout.root().to_owned()));

@@ -18,7 +18,7 @@ pub enum Error {
     HostCount { nodes: u32, hosts: usize },
     #[error("{}: in use by {holder} (pid {pid}); stop it first (`howdahctl down --data {}`), or choose another folder with --data", .data.display(), .data.display())]
     InUse { data: PathBuf, holder: String, pid: i32 },
-    #[error("{}: a detached cluster runs here ({}); stop it first: `howdahctl down --data {}`", .data.display(), .processes, .data.display())]
+    #[error("{}: a detached cluster runs here ({}); `howdahctl up --detach --data {}` starts what of it does not run, `howdahctl down --data {}` stops it", .data.display(), .processes, .data.display(), .data.display())]
     Running { data: PathBuf, processes: String },
     #[error("{}: not empty, and not a Howdah cluster; choose another folder with --data", .0.display())]
     NotEmpty(PathBuf),
