@@ -1,7 +1,8 @@
 //! One client's session: what its messages mean, and what the servers' answers to them change.
 //!
 //! Messages are handled in **units**: one Query, or everything up to a Sync. At most one unit is in flight. While no transaction is open
-//! and nothing pins the session, a unit is where a server connection is taken and given back.
+//! and nothing pins the session, a unit is where a server connection is taken and given back. A Query (or FunctionCall) behind messages
+//! that no Sync ended runs in their transaction and ends their unit, as in PostgreSQL: one ReadyForQuery answers all of it.
 //!
 //! ```text
 //!   client bytes --plan--> which server --translate--> server bytes, and for each message what answer is expected
@@ -141,7 +142,10 @@ struct Unit {
     active: bool,
     /// Its last message was translated.
     ended: bool,
+    /// A Query or FunctionCall ends it, no Sync.
     simple: bool,
+    /// Extended messages came before that.
+    joined: bool,
     /// It began outside of a transaction block.
     autocommit: bool,
     /// A transaction block is open at the place that the answers have reached.
@@ -324,6 +328,25 @@ impl Session {
             foreseen: outcome::Foreseen { block: !idle, ..outcome::Foreseen::default() },
             ..Unit::default()
         };
+    }
+
+    /// A Query or FunctionCall begins a unit, or ends the one that extended messages began.
+    fn begin_or_join_unit(&mut self) {
+        if self.unit.active {
+            (self.unit.simple, self.unit.joined) = (true, true);
+            // The client waits for answers without a Sync, as after a Flush.
+            self.unit.held = false;
+        } else {
+            self.begin_unit(true);
+        }
+        self.unit.ended = true;
+    }
+
+    /// The end of the unit does not count: the server ignores everything up to a Sync that the client has yet to send.
+    fn reopen_unit(&mut self) {
+        (self.unit.ended, self.unit.simple, self.unit.joined) = (false, false, false);
+        self.unit.held = false;
+        self.skipping = true;
     }
 
     fn end_unit(&mut self, status: TxStatus) {

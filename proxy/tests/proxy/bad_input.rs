@@ -113,7 +113,7 @@ async fn messages_that_are_none_end_the_connection_with_a_reason() {
         ("parse without text", message(b'P', b"name"), "08P01"),
         ("parse with missing types", [message(b'P', &parse_with_types(3)), message(b'S', b"")].concat(), "08P01"),
         ("describe of neither", [message(b'P', &parse_with_types(0)), message(b'D', b"X\0"), message(b'S', b"")].concat(), "08P01"),
-        ("query within a pipeline", [message(b'P', &parse_with_types(0)), message(b'Q', b"SELECT 1\0")].concat(), "08P01"),
+        ("query within COPY data", [message(b'Q', b"COPY items FROM STDIN\0"), message(b'Q', b"SELECT 1\0")].concat(), "08P01"),
         ("too large", [vec![b'Q'], 70_000_u32.to_be_bytes().to_vec()].concat(), "54000"),
     ] {
         let mut raw = Raw::log_in(&proxy).await;

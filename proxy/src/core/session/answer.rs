@@ -127,7 +127,8 @@ impl Session {
                 shown = matches!(front, Some(Expect::Execute(_)));
                 self.queue.pop_front();
             }
-            (b'I', Some(Expect::Query(_))) | (b'V', Some(Expect::FunctionCall)) => {}
+            (b'I', Some(Expect::Query(script))) => shown = !script.hidden,
+            (b'V', Some(Expect::FunctionCall)) => {}
             (b'G', Some(Expect::Query(_) | Expect::Execute(_))) => self.begin_copy_in(),
             (b'N', _) if is_gate_left(body) => {
                 let fields = ErrorFields::read(body);
@@ -169,7 +170,9 @@ impl Session {
     /// ReadyForQuery: the unit is over.
     fn ready(&mut self, header: Header, status: Option<TxStatus>, input: &mut Buffer) -> Answer {
         let Some(status) = status else { return Answer::Broken("an unknown transaction status") };
-        self.queue.pop_front();
+        if let Some(Expect::Query(script)) = self.queue.pop_front() {
+            self.forget_unnamed(&script.class);
+        }
         if self.unit.refused_as_write {
             self.drop_message(input, header.total);
             return Answer::RefusedAsWrite;
@@ -221,7 +224,7 @@ impl Session {
         }
     }
 
-    /// The server ignores everything up to the Sync; what it does not answer is not expected any more.
+    /// The server ignores everything up to the Sync, a Query too; what it does not answer is not expected any more.
     fn skip_to_sync(&mut self, server: &mut ServerState) {
         if matches!(self.queue.front(), Some(Expect::Query(_) | Expect::FunctionCall)) {
             return;
@@ -246,6 +249,9 @@ impl Session {
             }
         }
         self.skipping = self.queue.is_empty();
+        if self.skipping {
+            self.reopen_unit();
+        }
     }
 
     /// CommandComplete. True when the client is to see it.

@@ -121,16 +121,11 @@ impl Session {
         });
     }
 
-    /// DEALLOCATE of protocol-level statements as a simple query; false when it is none of them.
-    pub(super) fn deallocate_query(&mut self, class: &Classified) -> bool {
-        if !self.is_local(class) {
-            return false;
-        }
+    /// DEALLOCATE of protocol-level statements as a simple query.
+    pub(super) fn deallocate_query(&mut self, class: &Classified) {
         if let Some(one) = class.only() {
             self.deallocate(&one.kind);
         }
-        self.finish_local();
-        true
     }
 
     fn deallocate(&mut self, kind: &Kind) {
@@ -175,6 +170,8 @@ impl Session {
             self.finish_local();
         } else {
             self.skipping = true;
+            // An error leaves at once, also where no Sync follows: the client may wait for it.
+            self.unit.held = false;
         }
     }
 

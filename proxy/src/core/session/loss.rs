@@ -81,6 +81,7 @@ impl Session {
     /// Tells the client what became of its unit, whose server connection is gone.
     pub(crate) fn settle(&mut self, fate: Fate, detail: Option<&str>) {
         let answers = if fate == Fate::Committed { self.answers_of_commit() } else { None };
+        let before_query = self.unit.joined && !self.is_at_query();
         self.queue.clear();
         self.unit.copy_in = false;
         if let Some(answers) = answers {
@@ -95,21 +96,21 @@ impl Session {
         self.wrote &= fate != Fate::RolledBack;
         self.forget_transaction();
         let over = fate != Fate::RolledBack || self.unit.autocommit || self.unit.only_rollback || self.unit.foreseen.ended;
+        let only_rollback = self.unit.only_rollback && self.unit.simple && !before_query;
         let status = if over { TxStatus::Idle } else { TxStatus::Failed };
         self.lost = (!over).then_some(LostTransaction { told: true });
-        if self.unit.only_rollback && self.unit.simple {
+        if only_rollback {
             build::command_complete(&mut self.out, "ROLLBACK");
         } else {
             build::error(&mut self.out, Severity::Error, &detailed(report(fate), detail));
         }
-        if self.unit.ended {
+        if self.unit.ended && !before_query {
             build::ready(&mut self.out, status);
             self.end_unit(status);
         } else {
-            // The client's Sync is still to come.
+            // The client's Sync is still to come, also where it sent a Query: that counts for nothing after the error.
             self.status = status;
-            self.skipping = true;
-            self.unit.held = false;
+            self.reopen_unit();
         }
     }
 }

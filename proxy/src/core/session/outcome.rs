@@ -114,14 +114,19 @@ impl Session {
 
     /// Before a Query that is this text: asks where it is the COMMIT of a transaction whose id is not known.
     pub(super) fn ask_before_query(&mut self, class: &Classified, target: &mut Target<'_>) {
-        if !is_commit(class) || !self.unit.block {
+        if !is_commit(class) || !self.unit.foreseen.block {
             return;
         }
         self.unit.foreseen.ended = true;
         if self.xid.is_none() && self.wrote && self.can_ask(target) {
             self.ask_xid(target);
-            build::empty(target.out, b'S');
-            self.queue.push_back(Expect::HiddenSync);
+            if self.unit.joined {
+                // After an error in what came before, the COMMIT is ignored up to the client's own Sync.
+                build::empty(target.out, b'H');
+            } else {
+                build::empty(target.out, b'S');
+                self.queue.push_back(Expect::HiddenSync);
+            }
         }
     }
 
@@ -155,6 +160,23 @@ impl Session {
         let begun = unit.simple || unit.ended || unit.foreseen.ended || unit.foreseen.odd;
         let commits = unit.commits || (unit.autocommit && unit.writes);
         commits && begun && self.status != TxStatus::Failed
+    }
+
+    /// All messages before the Query or FunctionCall that ends the unit have their answers.
+    pub(super) fn is_at_query(&self) -> bool {
+        let before = self.queue.iter().take_while(|expect| !matches!(expect, Expect::Query(_) | Expect::FunctionCall));
+        let mut hidden = before.map(|expect| {
+            matches!(
+                expect,
+                Expect::Parse { shown: false, .. }
+                    | Expect::Bind { shown: false }
+                    | Expect::Close { shown: false }
+                    | Expect::HiddenExecute
+                    | Expect::Xid
+                    | Expect::HiddenSync
+            )
+        });
+        hidden.all(|hidden| hidden)
     }
 
     /// The id of the transaction whose commit was under way, where the id can be trusted to be its own.

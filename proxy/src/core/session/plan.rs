@@ -67,8 +67,13 @@ impl Session {
                     return Ok(self.decide(&tally, true));
                 }
                 b'S' => return Ok(self.decide(&tally, true)),
-                // A Query or Terminate after extended messages without Sync: let the servers say what they think of it.
-                b'Q' | b'X' | b'H' => return Ok(self.decide(&tally, false)),
+                // It ends the unit, and runs in the transaction of what came before: too much for a follower that may have to refuse it.
+                b'Q' => {
+                    let text = read::whole_cstr(body).ok_or(Violation::Format('Q'))?;
+                    self.weigh(&tools.classify(text), &mut tally);
+                    return Ok(self.decide(&tally, false));
+                }
+                b'X' | b'H' => return Ok(self.decide(&tally, false)),
                 b'P' => {
                     let (name, rest) = read::cstr(body).ok_or(Violation::Format('P'))?;
                     let (text, _) = read::cstr(rest).ok_or(Violation::Format('P'))?;
@@ -149,7 +154,7 @@ impl Session {
             None
         } else if tally.writes {
             Some(Need::Leader("leader: write"))
-        } else if !complete || odd_strings {
+        } else if !complete || odd_strings || self.unit.active {
             Some(Need::Leader("leader: unknown"))
         } else {
             Some(Need::Read(tally.hint.unwrap_or(self.vars.consistency())))

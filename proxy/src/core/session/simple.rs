@@ -20,8 +20,7 @@ impl Session {
         if self.positions.is_open() && asks_token(&class) {
             return Ok(Flow::Token);
         }
-        self.begin_unit(true);
-        self.unit.ended = true;
+        self.begin_or_join_unit();
         if self.lost.is_some() {
             self.answer_lost_query(&class);
             return Ok(Flow::Done);
@@ -31,13 +30,15 @@ impl Session {
             self.fail(&report, target);
             return Ok(Flow::Done);
         }
-        if self.deallocate_query(&class) {
+        if self.is_local(&class) {
+            self.deallocate_query(&class);
+            self.finish_own(target);
             return Ok(Flow::Done);
         }
         self.note(&class);
         let own = self.leading_commands(&class, target);
         if own > 0 && own == class.statements.len() {
-            self.finish_local();
+            self.finish_own(target);
             return Ok(Flow::Done);
         }
         if target.server.is_none() {
@@ -51,7 +52,8 @@ impl Session {
 
     /// Answers the statements at the front that are the proxy's own; returns how many.
     fn leading_commands(&mut self, class: &Classified, target: &mut Target<'_>) -> usize {
-        let in_block = self.unit.block;
+        // What came before a Query without a Sync is a transaction, too.
+        let in_block = self.unit.block || self.unit.joined;
         let mut own = 0;
         for statement in &class.statements {
             let Some(command) = commands::command(&statement.kind) else { break };
@@ -84,6 +86,25 @@ impl Session {
             });
         }
         self.queue.push_back(Expect::Query(Script { class, at: from, hidden: false, captures }));
+    }
+
+    /// Ends a unit whose Query the proxy answered by itself. What a server has of the unit must end there as well, unless it fails before:
+    /// an empty Query does that, and is ignored where the client's would be.
+    fn finish_own(&mut self, target: &mut Target<'_>) {
+        self.statements.remove(b"");
+        let Some(server) = target.server.as_deref_mut().filter(|_| self.unit.joined) else { return self.finish_local() };
+        server.unnamed = None;
+        build::query(target.out, "");
+        let class = target.tools.classify(b"");
+        self.queue.push_back(Expect::Query(Script { class, at: 0, hidden: true, captures: false }));
+    }
+
+    /// A Query that ran took the unnamed statement away, and the unnamed portal where it was not empty.
+    pub(super) fn forget_unnamed(&mut self, class: &Classified) {
+        self.statements.remove(b"");
+        if class.parse_error || !class.statements.is_empty() {
+            self.portals.remove(b"");
+        }
     }
 
     /// Ends a unit that no server takes part in.

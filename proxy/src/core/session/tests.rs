@@ -1,5 +1,6 @@
 //! The session over bytes: what a client sends, what a server would answer, what either is given.
 
+mod joined;
 mod outcome;
 
 use super::*;

@@ -78,16 +78,11 @@ impl Session {
             b'd' | b'c' | b'f' => self.copy_data(kind, whole, target),
             // The server ignores these while it takes COPY data.
             b'H' | b'S' if self.unit.copy_in => {}
-            b'Q' if self.unit.active => return Err(Violation::Kind(kind)),
-            b'Q' => {
-                return self.query(body, target);
-            }
-            b'F' => {
-                if !self.unit.active {
-                    self.begin_unit(true);
-                }
-                self.function_call(whole, target);
-            }
+            b'Q' | b'F' if self.unit.copy_in => return Err(Violation::Kind(kind)),
+            // As PostgreSQL does: after an error in the extended protocol only a Sync counts.
+            b'Q' | b'F' if self.skipping => {}
+            b'Q' => return self.query(body, target),
+            b'F' => self.function_call(whole, target),
             b'P' | b'B' | b'D' | b'E' | b'C' | b'H' | b'S' => {
                 if !self.unit.active {
                     self.begin_unit(false);
@@ -111,7 +106,7 @@ impl Session {
     }
 
     fn function_call(&mut self, whole: &[u8], target: &mut Target<'_>) {
-        self.unit.ended = true;
+        self.begin_or_join_unit();
         if target.server.is_none() {
             return self.refuse_without_server(target);
         }
