@@ -3,8 +3,9 @@
 use super::session::Session;
 use super::{Error, quote};
 use crate::core::ddl::roles::{self, RolesState};
-use crate::core::ddl::{Command, Ddl, Missing};
+use crate::core::ddl::{Command, Ddl, Missing, Ranged};
 use tokio_postgres::Client;
+use tokio_postgres::error::SqlState;
 
 /// The apply session finds rows by index at any price; a statement of the application may plan as it likes.
 const PLAN_FREELY: &str = "SET LOCAL enable_seqscan = on; SET LOCAL enable_hashjoin = on; SET LOCAL enable_mergejoin = on";
@@ -33,11 +34,49 @@ async fn run(client: &Client, ddl: &Ddl) -> Result<(), Error> {
     let role = format!("SET LOCAL ROLE {}", quote(&ddl.role));
     client.batch_execute(&role).await.map_err(|source| Error::MissingRole { role: ddl.role.clone(), tag: ddl.tag.clone(), source })?;
     // The extended protocol takes one statement only: a text that could not be taken apart never runs twice.
-    client.execute(&statement, &[]).await.map_err(failed)?;
+    match ddl.ranged(&statement) {
+        Some(ranged) => run_ranged(client, &statement, &ranged).await.map_err(failed)?,
+        None => client.execute(&statement, &[]).await.map(drop).map_err(failed)?,
+    }
     let reset: String = ddl.settings.keys().map(|name| format!("RESET {}; ", quote(name))).collect();
     client.batch_execute(&format!("{reset}{AS_BEFORE}")).await.map_err(failed)?;
     for missing in &ddl.missing {
         fix_missing(client, missing).await?;
+    }
+    Ok(())
+}
+
+/// Postgres refuses a range that a sequence's value is not in, and what the leader's value is, is not known here: it is handed out without
+/// a word in the log, and a follower's is raised to marks that lie ahead of it. Then the statement is run with the sequence at its start, which
+/// is part of its definition and so the same everywhere; from there it is raised again.
+async fn run_ranged(client: &Client, statement: &str, ranged: &Ranged) -> Result<(), tokio_postgres::Error> {
+    client.batch_execute("SAVEPOINT howdah_ranged").await?;
+    match client.execute(statement, &[]).await {
+        Err(error) if error.code() == Some(&SqlState::INVALID_PARAMETER_VALUE) => {
+            client.batch_execute("ROLLBACK TO SAVEPOINT howdah_ranged").await?;
+            match ranged {
+                Ranged::Sequence { restarting } => client.execute(restarting, &[]).await?,
+                Ranged::Table { schema, table } => {
+                    restart_identities(client, schema.as_deref(), table).await?;
+                    client.execute(statement, &[]).await?
+                }
+            };
+        }
+        other => drop(other?),
+    }
+    client.batch_execute("RELEASE SAVEPOINT howdah_ranged").await
+}
+
+async fn restart_identities(client: &Client, schema: Option<&str>, table: &str) -> Result<(), tokio_postgres::Error> {
+    const THEIR: &str = "
+        SELECT pg_catalog.format('ALTER SEQUENCE %s RESTART', d.objid::pg_catalog.regclass)
+          FROM pg_catalog.pg_depend d
+         WHERE d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.refclassid = d.classid AND d.deptype = 'i' AND d.refobjsubid > 0
+           AND d.refobjid = pg_catalog.to_regclass($1::pg_catalog.text)
+           AND d.objid IN (SELECT seqrelid FROM pg_catalog.pg_sequence)";
+    let name = schema.map(|schema| quote(schema) + ".").unwrap_or_default() + &quote(table);
+    for row in client.query(THEIR, &[&name]).await? {
+        client.batch_execute(row.get(0)).await?;
     }
     Ok(())
 }

@@ -64,6 +64,15 @@ pub struct Missing {
     pub value: Option<String>,
 }
 
+/// Where the sequences are that a statement may give another range.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ranged {
+    /// ALTER SEQUENCE. The same with the sequence at its start, which is within the new range wherever the statement is right.
+    Sequence { restarting: String },
+    /// ALTER TABLE: those of identity columns. No schema stands for the search path.
+    Table { schema: Option<String>, table: String },
+}
+
 impl Command {
     pub fn parse(content: &[u8]) -> Result<Self, Error> {
         serde_json::from_slice(content).map_err(|error| Error::Unknown(error.to_string()))
@@ -74,6 +83,21 @@ impl Ddl {
     /// The text to run inside a transaction: one statement, as the client wrote it.
     pub fn statement(&self) -> Result<String, Error> {
         Ok(without_concurrently(&pick(&self.sql, self.nth)?))
+    }
+
+    /// Of a statement that may check a sequence's value against a new range of it: followers may be ahead of the leader's, or behind.
+    #[must_use]
+    pub fn ranged(&self, statement: &str) -> Option<Ranged> {
+        let tree = pg_raw_parse::parse(statement).ok()?;
+        match tree.iter().next()?.stmt() {
+            Node::AlterSeqStmt(_) => Some(Ranged::Sequence { restarting: format!("{statement}\nRESTART") }),
+            Node::AlterTableStmt(alter) => {
+                let table = alter.relation()?;
+                let schema = table.schemaname().map(str::to_owned);
+                Some(Ranged::Table { schema, table: table.relname()?.to_owned() })
+            }
+            _ => None,
+        }
     }
 }
 
@@ -265,6 +289,19 @@ mod tests {
         ] {
             assert_eq!(without_concurrently(given), expected);
         }
+    }
+
+    #[test]
+    fn statements_that_may_give_a_sequence_another_range_are_told() {
+        let (tag, sql, search_path, role) = (String::new(), String::new(), String::new(), String::new());
+        let any = Ddl { tag, sql, nth: 0, search_path, role, missing: Vec::new(), creates: None };
+        let restarting = "ALTER SEQUENCE s MAXVALUE 5 -- five\nRESTART".to_owned();
+        assert_eq!(any.ranged("ALTER SEQUENCE s MAXVALUE 5 -- five"), Some(Ranged::Sequence { restarting }));
+        let table = |schema: Option<&str>, table: &str| Some(Ranged::Table { schema: schema.map(str::to_owned), table: table.to_owned() });
+        assert_eq!(any.ranged("ALTER TABLE \"A\".t ALTER id TYPE smallint"), table(Some("A"), "t"));
+        assert_eq!(any.ranged("ALTER TABLE ONLY t ALTER id SET MAXVALUE 9"), table(None, "t"));
+        assert_eq!(any.ranged("ALTER SEQUENCE s RENAME TO t"), None);
+        assert_eq!(any.ranged("CREATE TABLE t ()"), None);
     }
 
     #[test]

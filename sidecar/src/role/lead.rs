@@ -79,7 +79,7 @@ impl Manager {
                     self.hand_over().await;
                     return Err(Error::Stopped("the serving epoch was lost".into()));
                 }
-                // Both end with the server's sessions; that is noticed elsewhere.
+                // The one ends with the term, the other with the server's sessions; that is noticed elsewhere.
                 Event::Unmarked(error) => {
                     tracing::warn!(%error, "sequences are not watched");
                     marked = false;

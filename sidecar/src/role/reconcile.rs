@@ -1,6 +1,6 @@
 //! Finding out what a node whose Postgres has just started, or just stopped leading, may become; and following.
 
-use super::{Error, Manager, Stage};
+use super::{Error, Manager, Stage, sequences};
 use crate::admin::Command;
 use crate::apply;
 use crate::capture;
@@ -142,6 +142,8 @@ impl Manager {
         let (mut role, mut installed) = (self.raft.role(), self.raft.snapshot_installed());
         let mut applier = self.applier_state();
         let began_at = self.position().await?;
+        let raising = sequences::Following::new(self.target.clone(), self.raft.clone(), self.board.applied.subscribe()).run();
+        tokio::pin!(raising);
         loop {
             self.check_log()?;
             if role.borrow_and_update().is_leader {
@@ -162,6 +164,7 @@ impl Manager {
                 () = error_changed(&mut applier) => Event::Look,
                 () = caught_up => Event::CaughtUp,
                 () = succeeded => Event::Succeeded,
+                never = &mut raising => match never {},
                 () = epoch::lost(self.epoch.as_ref()) => Event::EpochLost,
                 how = Self::postgres_ended(&mut self.server) => Event::PostgresEnded(how),
                 Some(command) = self.commands.recv() => Event::Command(command),
