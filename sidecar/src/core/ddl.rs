@@ -294,7 +294,7 @@ mod tests {
     #[test]
     fn statements_that_may_give_a_sequence_another_range_are_told() {
         let (tag, sql, search_path, role) = (String::new(), String::new(), String::new(), String::new());
-        let any = Ddl { tag, sql, nth: 0, search_path, role, missing: Vec::new(), creates: None };
+        let any = Ddl { tag, sql, nth: 0, search_path, role, settings: BTreeMap::new(), missing: Vec::new(), creates: None };
         let restarting = "ALTER SEQUENCE s MAXVALUE 5 -- five\nRESTART".to_owned();
         assert_eq!(any.ranged("ALTER SEQUENCE s MAXVALUE 5 -- five"), Some(Ranged::Sequence { restarting }));
         let table = |schema: Option<&str>, table: &str| Some(Ranged::Table { schema: schema.map(str::to_owned), table: table.to_owned() });
