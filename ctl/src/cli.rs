@@ -62,6 +62,8 @@ pub(crate) struct Arguments {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Start a cluster on this machine, or go on with the one in the data folder.
+    ///
+    /// Of one that runs already by itself, `up --detach` starts the nodes that died, and the proxy; what runs is left alone.
     Up(Up),
     /// Show every node: role, who votes, term, positions, lag.
     Status(Status),
@@ -112,10 +114,13 @@ pub(crate) struct Up {
     /// How many nodes a new cluster gets (1 to 9) [default: 3]
     #[arg(long, value_name = "N")]
     pub(crate) nodes: Option<u32>,
-    /// Port of the proxy; N+1 to N+29 are used too (N+10+id: admin API, N+20+id: Postgres of node id) [default: 6432]
+    /// Port of the proxy; N+1 to N+29 are used too [default: 6432]
+    ///
+    /// N+1 is the proxy's admin API, N+10+p a node's admin API, N+20+p its Postgres. p is the node's place: its id at first; a node that is added
+    /// later gets the first place that is free. `howdahctl status` shows the addresses.
     #[arg(long, value_name = "N")]
     pub(crate) port: Option<u16>,
-    /// A setting for every Postgres, e.g. shared_buffers=512MB (repeatable)
+    /// A setting for every Postgres of a new cluster, e.g. shared_buffers=512MB (repeatable); afterwards edit nodeN/data/pg/postgresql.conf
     #[arg(long, value_name = "NAME=VALUE", value_parser = setting)]
     pub(crate) set: Vec<(String, String)>,
     /// Return once it serves and leave it running; `howdahctl down` stops it

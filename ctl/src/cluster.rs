@@ -28,7 +28,9 @@ mod options;
 mod pause;
 mod ports;
 mod process;
+mod revive;
 mod servers;
+mod settings;
 mod status;
 mod wait;
 
@@ -40,6 +42,7 @@ pub use members::Progress;
 pub use options::{Host, Hosts, Lifetime, Options, Port};
 pub use pause::{Part, Paused};
 pub use ports::free_port;
+pub use revive::Revived;
 pub use status::{NodeView, Observed};
 
 use files::Layout;
@@ -72,12 +75,17 @@ impl Cluster {
     /// A new cluster in an empty or missing folder. Nothing is started yet.
     pub async fn create(options: Options) -> Result<Self, Error> {
         options.check()?;
+        settings::check(&options).await?;
+        // Before anything is written: what is written binds the folder to its ports.
+        let (base, claim) = ports::choose(options.port, options.nodes)?;
+        if options.hosts.is_none() {
+            ports::must_be_free_for_new(base, options.nodes)?;
+        }
         files::make_dir(&options.data)?;
         let layout = Layout::of(&options.data)?;
         let lock = DirLock::take(&layout, &options.purpose)?;
         files::must_be_empty(&layout)?;
         files::must_be_reachable(&layout, &options)?;
-        let (base, claim) = ports::choose(options.port, options.nodes)?;
         let manifest = Manifest::generate(&options, &layout, base);
         manifest.store(&layout.manifest())?;
         Self::assemble(options, layout, manifest, lock, claim)
@@ -89,16 +97,18 @@ impl Cluster {
         let layout = Layout::of(&options.data)?;
         let manifest = Manifest::load(&layout.manifest())?;
         manifest.must_match(&options)?;
+        settings::check(&options).await?;
         let lock = DirLock::take(&layout, &options.purpose)?;
         process::end_leftovers(&layout, &manifest, LEFTOVER_GRACE).await?;
         files::must_be_reachable(&layout, &options)?;
         Self::assemble(options, layout, manifest, lock, None)
     }
 
-    /// The cluster that runs detached in a folder, to change its members. Its processes are left as they are; end with [`Self::detach`].
+    /// The cluster that runs detached in a folder, to change its members or to start what of it died. Its processes are left as they are; end with [`Self::detach`].
     pub async fn take_over(mut options: Options) -> Result<Self, Error> {
         let layout = Layout::of(&options.data)?;
         let manifest = Manifest::load(&layout.manifest())?;
+        manifest.must_match(&options)?;
         let lock = DirLock::take(&layout, &options.purpose)?;
         if !process::any_recorded_runs(&layout, &manifest) {
             return Err(Error::NotRunning(layout.root().to_owned()));

@@ -81,6 +81,37 @@ async fn a_resumed_cluster_keeps_its_ports_and_passwords_and_refuses_others() {
 }
 
 #[tokio::test]
+async fn settings_that_postgres_does_not_take_are_refused_before_anything_is_written() {
+    let dir = folder();
+    let data = dir.path().join("c");
+    let with = |name: &str, value: &str| {
+        let settings = BTreeMap::from([(name.to_owned(), value.to_owned()), ("work_mem".to_owned(), "16MB".to_owned())]);
+        Options { settings, ..options(data.clone()) }
+    };
+    for (name, value, expected) in [
+        ("nonsense", "1", "setting nonsense=1: unrecognized configuration parameter \"nonsense\""),
+        ("shared_buffers", "lots", "invalid value"),
+        ("wal_compression", "perhaps", "Available values"),
+        ("max_connections", "0", "outside the valid range"),
+        ("FSYNC", "off", "Howdah sets this one itself"),
+        ("synchronous_standby_names", "", "Howdah sets this one itself"),
+        ("shared-buffers", "64MB", "no name of a setting"),
+    ] {
+        let error = Cluster::open(with(name, value)).await.expect_err(expected).to_string();
+        assert!(error.contains(expected) && !error.contains('\n'), "{error}");
+        assert!(!data.exists(), "{name}={value} left a folder");
+    }
+    // Settings that `--describe-config` does not tell, of libraries, and with characters that need care.
+    for (name, value) in
+        [("zero_damaged_pages", "on"), ("auto_explain.log_analyze", "on"), ("log_line_prefix", "%m '[%p]' "), ("TimeZone", "UTC")]
+    {
+        drop(Cluster::open(with(name, value)).await.unwrap_or_else(|error| panic!("{name}: {error}")));
+    }
+    let error = Cluster::open(with("nonsense", "1")).await.expect_err("the folder is there now").to_string();
+    assert!(error.contains("unrecognized"), "{error}");
+}
+
+#[tokio::test]
 async fn strangers_folders_are_left_alone() {
     let dir = folder();
     std::fs::write(dir.path().join("thesis.txt"), "precious").expect("file");
@@ -91,14 +122,31 @@ async fn strangers_folders_are_left_alone() {
 }
 
 #[tokio::test]
-async fn a_port_in_use_is_named_with_what_to_do() {
+async fn a_port_in_use_is_named_before_anything_is_written() {
     let dir = folder();
     let data = dir.path().join("c");
-    let mut cluster = Cluster::create(options(data)).await.expect("created");
+    // It never starts, and keeps other tests from its block.
+    let claimed = Cluster::create(options(dir.path().join("other"))).await.expect("created");
+    let free = claimed.info().clone();
+    let taken = free.nodes[1].sql;
+    let listener = TcpListener::bind(taken).expect("free until now");
+    let fixed = || Options { port: Port::Fixed(free.proxy.port()), ..options(data.clone()) };
+    let error = Cluster::open(fixed()).await.expect_err("port in use").to_string();
+    assert!(error.contains(&format!("port {} (Postgres of node 2)", taken.port())) && error.contains("--port"), "{error}");
+    assert!(!data.exists(), "it is bound to ports that it cannot have");
+    drop(listener);
+    Cluster::open(fixed()).await.expect("now they are free");
+}
+
+#[tokio::test]
+async fn a_cluster_keeps_its_ports_when_another_takes_one() {
+    let dir = folder();
+    let mut cluster = Cluster::create(options(dir.path().join("c"))).await.expect("created");
     let taken = cluster.info().nodes[1].sql;
     let _listener = TcpListener::bind(taken).expect("free until now");
     let error = cluster.start().await.expect_err("port in use").to_string();
-    assert!(error.contains(&format!("port {} (Postgres of node 2)", taken.port())) && error.contains("--port"), "{error}");
+    assert!(error.contains(&format!("port {} (Postgres of node 2)", taken.port())) && error.contains("stop what listens"), "{error}");
+    assert!(!error.contains("--port"), "advice that cannot be followed: {error}");
 }
 
 #[tokio::test]

@@ -18,3 +18,26 @@ pub const CLOCK_DRIFT_PARTS: u32 = 100;
 pub const SETTING_PREFIX: &str = "howdah.";
 /// The oldest server that is taken: 15.13 closed a start-up race in which commits did not wait for the gate.
 pub const POSTGRES_VERSION_MIN: u32 = 150_013;
+/// Settings of PostgreSQL on which the promises rest: not for the operator to change.
+const FIXED: &[&str] = &[
+    "wal_level",
+    "synchronous_standby_names",
+    "synchronous_commit",
+    "restart_after_crash",
+    "fsync",
+    "full_page_writes",
+    "data_directory",
+    "config_file",
+    "hba_file",
+    "listen_addresses",
+    "port",
+    "unix_socket_directories",
+    "session_replication_role",
+    "default_transaction_read_only",
+];
+
+/// Howdah sets this setting of PostgreSQL itself. Their names are the same in upper and lower case.
+#[must_use]
+pub fn is_fixed(name: &str) -> bool {
+    FIXED.iter().any(|fixed| fixed.eq_ignore_ascii_case(name))
+}

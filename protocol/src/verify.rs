@@ -114,6 +114,9 @@ pub struct Verified {
     pub index: LogIndex,
     pub tables: u64,
     pub tables_differing: u64,
-    /// At least so many.
+    /// Of them, those that rows cannot mend: the node misses them or columns of them, or the leader does not have them.
+    #[serde(default)]
+    pub tables_unlike: u64,
+    /// At least so many, in the others.
     pub rows_differing: u64,
 }

@@ -2,6 +2,7 @@
 
 mod acquire;
 pub(crate) mod connection;
+mod goodbye;
 mod handshake;
 pub(crate) mod link;
 mod outcome;

@@ -47,7 +47,7 @@ pub struct Config {
     /// Server connections per role and node, shared by all workers.
     #[serde(default = "default_pool_size")]
     pub pool_size: NonZeroUsize,
-    /// How long a statement waits for a leader or for a free server connection.
+    /// How long a statement waits for a leader or for a free server connection, and a login for any server that is open.
     #[serde(default = "default_queue_ms")]
     pub queue_ms: NonZeroU64,
     /// How long a read waits for a follower that has caught up, before it goes to the leader.
@@ -60,7 +60,7 @@ pub struct Config {
     /// Opening one server connection, login included.
     #[serde(default = "default_connect_ms")]
     pub connect_ms: NonZeroU64,
-    /// From a client's connect to the end of its login.
+    /// From a client's connect to the end of its login, without the time that it waits for a server.
     #[serde(default = "default_handshake_ms")]
     pub handshake_ms: NonZeroU64,
     /// A larger message of a client ends its connection.

@@ -15,7 +15,7 @@ mod members;
 pub(crate) mod positions;
 
 use crate::clock;
-use crate::core::view::{SILENCE_MAX, View};
+use crate::core::view::{SILENCE_MAX, Serving, View};
 use howdah_protocol::admin::NodeStatus;
 use http_body_util::BodyExt;
 use std::sync::Arc;
@@ -24,6 +24,8 @@ use tokio::sync::watch;
 
 /// A status line is about 500 bytes.
 const LINE_BYTES_MAX: usize = 64 * 1024;
+/// Between looks at a node that somebody waits for, when nothing changes.
+const WATCH: Duration = Duration::from_millis(500);
 const RETRY_FIRST: Duration = Duration::from_millis(50);
 const RETRY_MAX: Duration = Duration::from_secs(1);
 
@@ -83,6 +85,17 @@ impl Routes {
         // Whichever came first: the caller looks again.
         let _ = tokio::time::timeout(limit, self.receiver.wait_for(|view| wanted(view))).await;
         self.cached = Arc::clone(&self.receiver.borrow_and_update());
+    }
+
+    /// Waits until the node stops serving as it does, or has not been heard of for too long.
+    pub(crate) async fn until_gone(&mut self, serving: Serving) {
+        loop {
+            self.changed(WATCH).await;
+            let view = self.view();
+            if !view.is_current(serving) || view.node(serving.node).is_none_or(|node| !node.is_fresh(clock::now())) {
+                return;
+            }
+        }
     }
 
     /// Waits until the view is another than [`Self::view`] gave last, at most for `limit`.

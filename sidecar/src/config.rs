@@ -239,7 +239,7 @@ impl Config {
         }
         self.seed.check()?;
         for name in self.postgres.settings.keys() {
-            if FIXED_SETTINGS.contains(&name.as_str()) {
+            if howdah_protocol::settings::is_fixed(name) {
                 return Err(format!("postgres.settings.{name}: Howdah sets this one itself; take it out"));
             }
         }
@@ -270,22 +270,6 @@ impl Config {
         self.peers.iter().find(|peer| peer.node == self.node).expect("checked on load: this node is among the peers")
     }
 }
-
-/// Settings on which the promises rest: not for the operator to change.
-pub const FIXED_SETTINGS: &[&str] = &[
-    "wal_level",
-    "synchronous_standby_names",
-    "synchronous_commit",
-    "restart_after_crash",
-    "fsync",
-    "full_page_writes",
-    "hba_file",
-    "listen_addresses",
-    "port",
-    "unix_socket_directories",
-    "session_replication_role",
-    "default_transaction_read_only",
-];
 
 #[cfg(test)]
 mod tests {
@@ -336,6 +320,7 @@ mod tests {
             ("[postgres]", "[seed]\nmegabytes_per_second = 1\n[postgres]", "megabytes_per_second_busy <="),
             ("socket_dir = \"/s\"", &format!("socket_dir = \"/{}\"", "s".repeat(100)), "shorter path"),
             ("proxy_password = \"q\"", "proxy_password = \"q\"\nsettings = { fsync = \"off\" }", "settings.fsync"),
+            ("proxy_password = \"q\"", "proxy_password = \"q\"\nsettings = { Fsync = \"off\" }", "settings.Fsync"),
         ];
         for (from, to, expected) in cases {
             let error = load(&GOOD.replacen(from, to, 1)).expect_err(expected);

@@ -186,6 +186,15 @@ async fn it_is_done_on_a_schedule_and_told() -> Result<()> {
     let leader = cluster.leader().await?;
     let said = async || Ok(std::fs::read_to_string(cluster.sidecar_log(leader))?);
     eventually("a warning", said, |said: &String| said.contains("rows differ from the leader's")).await?;
+    // A table that is gone altogether is told as such, and no repair promises to mend it.
+    superuser(&cluster, node).await?.batch_execute("SET session_replication_role = replica; DROP TABLE t").await?;
+    let told = async || Ok(cluster.observe().await.node(node).and_then(|status| status.verified));
+    let gone = eventually("a missing table", told, |last| last.is_some_and(|last| last.tables_unlike > 0)).await?;
+    assert_eq!(gone.map(|last| (last.tables_differing, last.tables_unlike, last.rows_differing)), Some((1, 1, 0)));
+    // One that the schedule has begun may be under way.
+    let repair = async || Ok(verify(&cluster, true).await.ok().and_then(|report| report.repairs.get(&node)?.refused.clone()));
+    let refused = eventually("a refusal", repair, Option::is_some).await?;
+    ensure!(refused.as_ref().is_some_and(|why| why.contains("node replace")), "{refused:?}");
     Ok(())
 }
 

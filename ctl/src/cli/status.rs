@@ -90,14 +90,24 @@ fn warnings(views: &[View], members: Option<&Members>) -> Vec<String> {
     };
     let differs = |view: &View| {
         let status = view.status.as_ref().ok()?;
-        let last = status.verified.filter(|last| last.tables_differing > 0)?;
-        let (node, rows, tables, index) = (status.id, last.rows_differing, last.tables_differing, last.index);
-        Some(format!(
-            "WARNING: node {node} differs from the leader in {rows} rows or more of {tables} tables, as of log index {index}\n\
-             hint: `howdahctl verify` shows where, `howdahctl verify --repair` brings the rows back to the leader's"
-        ))
+        Some(difference(status.id, &status.verified.filter(|last| last.tables_differing > 0)?))
     };
     views.iter().filter_map(differs).chain(views.iter().filter_map(removed)).collect()
+}
+
+/// Rows can be brought back, tables cannot.
+fn difference(node: NodeId, last: &Verified) -> String {
+    let count = |number: u64, what: &str| format!("{number} {what}{}", if number == 1 { "" } else { "s" });
+    let (rows, unlike, index) = (last.rows_differing, last.tables_unlike, last.index);
+    let tables = last.tables_differing.saturating_sub(unlike);
+    let in_rows = format!("differs from the leader in {} or more of {}", count(rows, "row"), count(tables, "table"));
+    let in_tables = format!("misses {} (or columns of it, or has it and the leader does not)", count(unlike, "table"));
+    let (what, hint) = match (unlike, tables) {
+        (0, _) => (in_rows, "`howdahctl verify --repair` brings the rows back to the leader's".to_owned()),
+        (_, 0) => (in_tables, format!("rows cannot mend that, `howdahctl node replace {node}` does")),
+        _ => (format!("{in_tables} and {in_rows}"), format!("rows alone cannot mend that, `howdahctl node replace {node}` does")),
+    };
+    format!("WARNING: node {node} {what}, as of log index {index}\nhint: `howdahctl verify` shows where, {hint}")
 }
 
 fn membership(node: NodeId, members: Option<&Members>) -> Option<Membership> {
@@ -287,7 +297,7 @@ mod tests {
     fn a_node_that_differs_is_warned_of() {
         let mut views = views();
         assert!(warnings(&views, None).is_empty());
-        let last = Verified { at_ms: 1, index: LogIndex(7), tables: 3, tables_differing: 1, rows_differing: 5 };
+        let last = Verified { at_ms: 1, index: LogIndex(7), tables: 3, tables_differing: 1, tables_unlike: 0, rows_differing: 5 };
         views[1].status.as_mut().expect("it answers").verified = Some(last);
         let said = warnings(&views, None);
         assert!(
@@ -295,6 +305,20 @@ mod tests {
             "{said:?}"
         );
         assert_eq!(serde_json::to_value(json(&views, None)).expect("serialises")["groups"][0]["nodes"][1]["verified"]["rows_differing"], 5);
+    }
+
+    #[test]
+    fn a_table_that_is_missing_is_not_called_rows_that_can_be_brought_back() {
+        let last = Verified { at_ms: 1, index: LogIndex(7), tables: 3, tables_differing: 1, tables_unlike: 1, rows_differing: 0 };
+        let said = difference(NodeId(2), &last);
+        assert!(said.contains("node 2 misses 1 table ") && said.contains("`howdahctl node replace 2`"), "{said}");
+        assert!(!said.contains("--repair") && !said.contains("rows or more"), "{said}");
+        let both = difference(NodeId(2), &Verified { tables_differing: 3, tables_unlike: 2, rows_differing: 1, ..last });
+        assert!(
+            both.contains("misses 2 tables ") && both.contains("in 1 row or more of 1 table,") && both.contains("node replace 2"),
+            "{both}"
+        );
+        assert!(!both.contains("--repair"), "refused where a table is missing: {both}");
     }
 
     #[test]

@@ -3,8 +3,8 @@
 use super::live::summary;
 use super::signals::StopSignals;
 use super::{Outcome, Up};
-use anyhow::Context;
-use howdah_ctl::cluster::{Cluster, Info, Lifetime, Options, Port};
+use anyhow::{Context, bail};
+use howdah_ctl::cluster::{Cluster, Info, Lifetime, Options, Port, Revived};
 use std::time::Duration;
 
 const LOOK: Duration = Duration::from_millis(500);
@@ -15,6 +15,9 @@ pub(crate) const PURPOSE: &str = "howdahctl up";
 pub(crate) async fn run(arguments: Up) -> anyhow::Result<Outcome> {
     let mut signals = StopSignals::install()?;
     let options = options(&arguments)?;
+    if arguments.detach && Cluster::is_detached(&options.data)? {
+        return revive(&arguments, options).await;
+    }
     let resumes = Info::exists(&options.data);
     let mut cluster = Cluster::open(options).await?;
     let verb = if resumes { "resuming" } else { "creating" };
@@ -40,6 +43,33 @@ pub(crate) async fn run(arguments: Up) -> anyhow::Result<Outcome> {
     }
     watch(&mut cluster, &mut signals).await;
     stop(cluster, signals).await
+}
+
+/// Of a cluster that runs by itself only what died is started: it serves meanwhile.
+async fn revive(arguments: &Up, options: Options) -> anyhow::Result<Outcome> {
+    let data = options.data.display().to_string();
+    if !arguments.set.is_empty() {
+        bail!("{data}: this cluster runs already, and --set is for a new one");
+    }
+    let mut cluster = Cluster::take_over(options).await?;
+    let revived = cluster.start_missing().await;
+    if let Ok(revived) = &revived {
+        println!("{}", in_words(revived));
+        print_welcome(&cluster, true);
+    }
+    // Whatever came of it, the processes run on.
+    cluster.detach();
+    revived?;
+    Ok(Outcome::Good)
+}
+
+fn in_words(revived: &Revived) -> String {
+    let nodes = revived.nodes.iter().map(|node| format!("node {node}"));
+    let started: Vec<String> = nodes.chain(revived.proxy.then(|| "the proxy".to_owned())).collect();
+    if started.is_empty() {
+        return "nothing to start: all of this cluster runs".to_owned();
+    }
+    format!("started again: {}; the rest was left as it was", started.join(", "))
 }
 
 fn options(arguments: &Up) -> anyhow::Result<Options> {

@@ -18,7 +18,7 @@ pub enum Error {
     HostCount { nodes: u32, hosts: usize },
     #[error("{}: in use by {holder} (pid {pid}); stop it first (`howdahctl down --data {}`), or choose another folder with --data", .data.display(), .data.display())]
     InUse { data: PathBuf, holder: String, pid: i32 },
-    #[error("{}: a detached cluster runs here ({}); stop it first: `howdahctl down --data {}`", .data.display(), .processes, .data.display())]
+    #[error("{}: a detached cluster runs here ({}); `howdahctl up --detach --data {}` starts what of it does not run, `howdahctl down --data {}` stops it", .data.display(), .processes, .data.display(), .data.display())]
     Running { data: PathBuf, processes: String },
     #[error("{}: not empty, and not a Howdah cluster; choose another folder with --data", .0.display())]
     NotEmpty(PathBuf),
@@ -28,8 +28,12 @@ pub enum Error {
     BadManifest { path: PathBuf, what: String },
     #[error("{}: this cluster has {has}, but {asked} was asked for; leave that out, or choose another folder with --data", .data.display())]
     Mismatch { data: PathBuf, has: String, asked: String },
+    #[error("setting {name}={value}: {why}")]
+    Setting { name: String, value: String, why: String },
     #[error("port {port} ({what}) is in use; choose another block of ports with --port N (N to N+{span} are needed)")]
     PortInUse { port: u16, what: String, span: u16 },
+    #[error("port {port} ({what}) is in use; stop what listens there: a cluster keeps the ports that it was made with")]
+    PortTaken { port: u16, what: String },
     #[error("port {base} leaves no room: ports {base} to {base}+{span} are needed; choose a lower --port")]
     PortTooHigh { base: u16, span: u16 },
     #[error("no free block of ports was found")]

@@ -101,7 +101,7 @@ impl Cluster {
         Ok(joined.into_iter().find(|id| !members.iter().any(|member| member.node == *id && member.voter)))
     }
 
-    fn must_be_movable(&self) -> Result<(), Error> {
+    pub(super) fn must_be_movable(&self) -> Result<(), Error> {
         // Who made the hosts knows the namespaces; the manifest has the addresses only.
         if self.manifest.addresses.is_empty() || self.options.hosts.is_some() { Ok(()) } else { Err(Error::OnHosts) }
     }

@@ -21,7 +21,8 @@ pub enum Lifetime {
     Detached,
 }
 
-/// The block of ports: proxy at the base, its admin API at +1, the nodes' admin APIs at +10+id, their Postgres at +20+id.
+/// The block of ports: proxy at the base, its admin API at +1, the nodes' admin APIs at +10 and their place, their Postgres at +20 and their place.
+/// Places are counted from 1; one that a node left is given to the next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Port {
     /// 6432 for a new cluster, its own for one that is resumed.

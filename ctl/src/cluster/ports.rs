@@ -96,6 +96,14 @@ fn is_free(at: SocketAddr) -> bool {
     TcpListener::bind(at).is_ok()
 }
 
+/// Checks the ports of a cluster that is about to be made; others may be chosen still.
+pub(crate) fn must_be_free_for_new(base: u16, nodes: u32) -> Result<(), Error> {
+    match block(base, nodes).find(|(at, _)| !is_free(*at)) {
+        Some((at, what)) => Err(Error::PortInUse { port: at.port(), what, span: SPAN }),
+        None => Ok(()),
+    }
+}
+
 /// Checks the ports of what is about to start: the nodes that `starting` names by their place, and the proxy.
 pub(crate) fn must_be_free(info: &Info, starting: impl Fn(usize) -> bool, proxy_starts: bool) -> Result<(), Error> {
     let mut wanted = Vec::new();
@@ -109,7 +117,7 @@ pub(crate) fn must_be_free(info: &Info, starting: impl Fn(usize) -> bool, proxy_
     }
     // Another host's ports cannot be tried from here.
     match wanted.into_iter().find(|(at, _)| at.ip().is_loopback() && !is_free(*at)) {
-        Some((at, what)) => Err(Error::PortInUse { port: at.port(), what, span: SPAN }),
+        Some((at, what)) => Err(Error::PortTaken { port: at.port(), what }),
         None => Ok(()),
     }
 }

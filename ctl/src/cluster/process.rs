@@ -153,6 +153,11 @@ pub(super) fn stat(pid: i32) -> Option<Stat> {
     Some(Stat { state: fields.first()?.chars().next()?, parent: fields.get(1)?.parse().ok()?, start_time: fields.get(19)?.parse().ok()? })
 }
 
+/// The recorded process lives.
+pub(crate) fn runs(files: &ProcessFiles) -> bool {
+    recorded(files).is_some()
+}
+
 fn recorded(files: &ProcessFiles) -> Option<Record> {
     let record: Record = serde_json::from_str(&std::fs::read_to_string(&files.pid).ok()?).ok()?;
     (start_time(record.pid) == Some(record.start_time)).then_some(record)
@@ -182,6 +187,10 @@ pub(crate) async fn terminate_one(files: &ProcessFiles, grace: Duration) -> Resu
 
 pub(crate) fn any_recorded_runs(layout: &Layout, manifest: &Manifest) -> bool {
     all(layout, manifest).any(|files| recorded(&files).is_some())
+}
+
+pub(crate) fn any_detached_runs(layout: &Layout, manifest: &Manifest) -> bool {
+    all(layout, manifest).any(|files| recorded(&files).is_some_and(|record| record.detached))
 }
 
 /// Ends what the last owner left: its processes got a signal from the kernel when it died and need a moment. A cluster that was detached on

@@ -1,7 +1,9 @@
 //! What a comparison found, in words: the table of digests, the differences, and what to do.
 
 use crate::core::table::{Align, render};
+use howdah_protocol::NodeId;
 use howdah_protocol::verify::{Difference, VerifiedTable, VerifyReport};
+use std::collections::BTreeSet;
 
 /// Everything that a person should see, without a line feed at the end.
 #[must_use]
@@ -25,12 +27,27 @@ pub fn in_words(report: &VerifyReport) -> String {
     let differs = report.tables.iter().any(|table| !table.differences.is_empty());
     let verdict = if differs || report.identical { verdict } else { "NOT ALL COMPARED" };
     let mut last = format!("at log index {}: {verdict}", report.index);
-    if differs && report.repairs.is_empty() {
-        last += "\nhint: `howdahctl verify --repair` brings these rows back to those of the leader, node ";
-        last += &report.leader.to_string();
+    if differs {
+        last += &hints(report);
     }
     parts.push(last);
     parts.join("\n\n")
+}
+
+/// A node with a table that is unlike the leader's is replaced: a repair refuses it whole.
+fn hints(report: &VerifyReport) -> String {
+    let found = || report.tables.iter().flat_map(|table| &table.differences);
+    let unlike: BTreeSet<NodeId> = found().filter(|found| found.structure.is_some()).map(|found| found.node).collect();
+    let rows = found().any(|found| !unlike.contains(&found.node));
+    let mut hints = String::new();
+    if rows && report.repairs.is_empty() {
+        hints += "\nhint: `howdahctl verify --repair` brings these rows back to those of the leader, node ";
+        hints += &report.leader.to_string();
+    }
+    for node in unlike {
+        hints += &format!("\nhint: rows cannot mend node {node}, a table itself differs; `howdahctl node replace {node}` does");
+    }
+    hints
 }
 
 fn tables(report: &VerifyReport) -> String {
@@ -83,8 +100,8 @@ pub fn difference(table: &VerifiedTable, found: &Difference) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use howdah_protocol::LogIndex;
     use howdah_protocol::admin::TableDigest;
-    use howdah_protocol::{LogIndex, NodeId};
     use std::collections::BTreeMap;
 
     fn report(differences: Vec<Difference>) -> VerifyReport {
@@ -119,6 +136,20 @@ mod tests {
         let said = in_words(&report(vec![found]));
         assert!(said.contains("node 2, public.t: 1 changed, 2 surplus rows; (a, b) from (x, 1) to (y, 2)"), "{said}");
         assert!(said.contains("at log index 9: DIFFERENT") && said.contains("verify --repair"), "{said}");
+    }
+
+    #[test]
+    fn a_missing_table_is_no_matter_of_rows() {
+        let structure = Some("the table is missing".to_owned());
+        let of = |node, structure| {
+            let (from, to, keys) = (None, None, vec![]);
+            Difference { node: NodeId(node), changed: 0, missing: 0, surplus: 0, complete: false, from, to, keys, structure }
+        };
+        let said = in_words(&report(vec![of(2, structure.clone())]));
+        assert!(said.contains("node 2, public.t: the table is missing") && said.contains("`howdahctl node replace 2`"), "{said}");
+        assert!(!said.contains("--repair"), "{said}");
+        let said = in_words(&report(vec![of(2, structure), of(3, None)]));
+        assert!(said.contains("node replace 2") && said.contains("--repair") && !said.contains("node replace 3"), "{said}");
     }
 
     #[test]

@@ -19,7 +19,7 @@ use tokio::sync::{mpsc, oneshot};
 const KEPT: Duration = Duration::from_secs(10);
 const KEPT_MAX: usize = 10_000;
 const QUEUE_MAX: usize = 1024;
-const ATTEMPTS: u32 = 20;
+/// Between attempts, when nothing changes.
 const ATTEMPT_PAUSE: Duration = Duration::from_millis(50);
 const QUERY_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -30,6 +30,7 @@ struct Question {
     role: String,
     /// Do not answer from memory.
     anew: bool,
+    /// Closed when the client has waited for long enough.
     answer: oneshot::Sender<Option<Known>>,
 }
 
@@ -59,11 +60,15 @@ impl Roles {
         Self { questions }
     }
 
-    /// The role's verifier; `None` where no server could be asked.
-    pub(crate) async fn look_up(&self, role: &str, anew: bool) -> Option<Known> {
+    /// The role's verifier; `None` where no server could be asked within `limit`.
+    pub(crate) async fn look_up(&self, role: &str, anew: bool, limit: Duration) -> Option<Known> {
         let (answer, receiver) = oneshot::channel();
-        self.questions.try_send(Question { role: role.to_owned(), anew, answer }).ok()?;
-        receiver.await.ok()?
+        let question = Question { role: role.to_owned(), anew, answer };
+        let answered = async {
+            self.questions.send(question).await.ok()?;
+            receiver.await.ok()?
+        };
+        tokio::time::timeout(limit, answered).await.ok()?
     }
 }
 
@@ -86,15 +91,16 @@ impl Asker {
             let kept = self.known.get(&role).filter(|(since, _)| !anew && clock::now().since(*since) < KEPT);
             let known = match kept {
                 Some((_, known)) => Some(known.clone()),
-                None => self.ask(&role).await,
+                None => self.ask(&role, &answer).await,
             };
-            // A client that went away does not wait.
+            // It may have waited for long enough.
             let _ = answer.send(known);
         }
     }
 
-    async fn ask(&mut self, role: &str) -> Option<Known> {
-        for _ in 0..ATTEMPTS {
+    /// Asks until there is an answer, for as long as somebody waits for it: while no server is open, all questions wait for the same.
+    async fn ask(&mut self, role: &str, answer: &oneshot::Sender<Option<Known>>) -> Option<Known> {
+        while !answer.is_closed() {
             match self.attempt(role).await {
                 Ok(known) => {
                     if self.known.len() >= KEPT_MAX {
@@ -110,7 +116,7 @@ impl Asker {
                         tracing::error!(%error, "cannot look up roles: check proxy_password and that howdah.user_lookup exists");
                         return None;
                     }
-                    tokio::time::sleep(ATTEMPT_PAUSE).await;
+                    self.routes.changed(ATTEMPT_PAUSE).await;
                 }
             }
         }
@@ -125,9 +131,20 @@ impl Asker {
         let node = view.leader(now).or_else(|| view.followers(now).next());
         let (node, serving) = node.and_then(|node| Some((node, serving(node)?))).ok_or(Error::Protocol("no node is open"))?;
         let usable = self.connection.take_if(|known| view.is_current(known.serving) && known.is_quiet());
+        let serving = usable.as_ref().map_or(serving, |known| known.serving);
+        let mut routes = self.routes.clone();
+        tokio::select! {
+            biased;
+            known = self.ask_at(role, &node.status.sql_address, serving, usable) => known,
+            // Its host may be gone without a word, and another open by now.
+            () = routes.until_gone(serving) => Err(Error::Protocol("the node stopped serving")),
+        }
+    }
+
+    async fn ask_at(&mut self, role: &str, address: &str, serving: Serving, usable: Option<Connection>) -> Result<Known, Error> {
         let mut connection = match usable {
             Some(known) => known,
-            None => self.open(&node.status.sql_address, serving).await?,
+            None => self.open(address, serving).await?,
         };
         let mut sql = "SELECT verifier, can_login FROM howdah.user_lookup(".to_owned();
         crate::core::vars::literal(&mut sql, role);

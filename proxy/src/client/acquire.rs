@@ -17,9 +17,6 @@ use std::time::Duration;
 /// A node that could not be reached is tried again after this, or when the view changes.
 const RETRY_PAUSE: Duration = Duration::from_millis(20);
 
-/// Between looks at a node that a session waits for a connection to, when nothing changes.
-const WATCH: Duration = Duration::from_millis(500);
-
 /// What there is to do before the next attempt.
 enum Next {
     Use {
@@ -275,19 +272,10 @@ impl Connection {
     /// Waits for a connection, or opens one. Given up when the node stops serving as it does: its host may be gone without a word.
     async fn open_while_current(&mut self, pool: Arc<Pool>, serving: Serving) -> Result<Box<Lease>, backend::Error> {
         let mut routes = self.routes.clone();
-        let opening = self.open(pool, serving);
-        tokio::pin!(opening);
-        loop {
-            tokio::select! {
-                biased;
-                opened = &mut opening => return opened,
-                () = routes.changed(WATCH) => {
-                    let view = routes.view();
-                    if !view.is_current(serving) || view.node(serving.node).is_none_or(|node| !node.is_fresh(clock::now())) {
-                        return Err(backend::Error::Protocol("the node stopped serving"));
-                    }
-                }
-            }
+        tokio::select! {
+            biased;
+            opened = self.open(pool, serving) => opened,
+            () = routes.until_gone(serving) => Err(backend::Error::Protocol("the node stopped serving")),
         }
     }
 

@@ -1,7 +1,8 @@
 //! One client connection, from accept to close. The task that runs this owns the client's socket and, while a unit or transaction
 //! needs one, a server connection; nothing stands between the two.
 
-use super::handshake::{self, Hello};
+use super::goodbye;
+use super::handshake::{self, Allowance, Hello};
 use super::link::{Link, Registered};
 use super::{Worker, relay};
 use crate::auth::Secret;
@@ -70,13 +71,7 @@ pub(super) struct Connection {
 
 /// Serves one client until it is gone.
 pub(crate) async fn serve(worker: Arc<Worker>, mut stream: TcpStream, full: bool) {
-    let limit = worker.config.handshake();
-    let opened = tokio::time::timeout(limit, open(&worker, &mut stream, full)).await;
-    let opened = opened.unwrap_or_else(|_| {
-        let report = Report::new(sqlstate::PROTOCOL_VIOLATION, format!("login took longer than {} ms", limit.as_millis()));
-        Err(handshake::Error::Refused(report))
-    });
-    let (startup, secret) = match opened {
+    let (startup, secret) = match open(&worker, &mut stream, full).await {
         Ok(Some(opened)) => opened,
         Ok(None) => return,
         Err(handshake::Error::Io(error)) => return tracing::debug!(%error, "a connection ended before its login"),
@@ -84,7 +79,7 @@ pub(crate) async fn serve(worker: Arc<Worker>, mut stream: TcpStream, full: bool
             if report.code == sqlstate::PROTOCOL_VIOLATION {
                 worker.metrics.protocol_violations_total.add(1);
             }
-            return handshake::say_goodbye(&mut stream, &report).await;
+            return goodbye::say(&mut stream, &[], &report, std::future::pending()).await;
         }
     };
     let mut connection = Connection::new(worker, stream, *startup, secret);
@@ -97,20 +92,20 @@ pub(crate) async fn serve(worker: Arc<Worker>, mut stream: TcpStream, full: bool
         }
         Err(end) => end,
     };
-    metrics.clients.sub(1);
     if let End::Report(report) = end {
         if report.code == sqlstate::PROTOCOL_VIOLATION {
             metrics.protocol_violations_total.add(1);
         }
-        connection.flush_rest().await;
-        handshake::say_goodbye(&mut connection.stream, &report).await;
+        connection.part(&report).await;
     }
+    metrics.clients.sub(1);
 }
 
 /// Everything up to the proven identity. None for a cancel request, which is done with.
 async fn open(worker: &Worker, stream: &mut TcpStream, full: bool) -> Result<Option<(Box<Startup>, Secret)>, handshake::Error> {
     crate::net::tune(stream)?;
-    let startup = match handshake::hello(stream).await? {
+    let mut allowance = Allowance::new(worker.config.handshake());
+    let startup = match allowance.within(handshake::hello(stream)).await? {
         Hello::Client(startup) => startup,
         Hello::Cancel { pid, secret } => {
             worker.registry.cancel(pid, secret, &worker.metrics).await;
@@ -123,7 +118,7 @@ async fn open(worker: &Worker, stream: &mut TcpStream, full: bool) -> Result<Opt
             .hint("Raise clients_max in the proxy's configuration, or connect less.")
             .into());
     }
-    let secret = handshake::authenticate(stream, worker, &startup).await?;
+    let secret = handshake::authenticate(stream, worker, &startup, &mut allowance).await?;
     if startup.database != worker.config.database {
         let report = Report::new(sqlstate::INVALID_CATALOG_NAME, format!("database \"{}\" does not exist", startup.database));
         return Err(report.hint(format!("This proxy serves the database \"{}\" only.", worker.config.database)).into());
@@ -277,11 +272,12 @@ impl Connection {
         Ok(())
     }
 
-    /// Gives the client what is left for it, as far as it takes it at once.
-    async fn flush_rest(&mut self) {
-        let len = self.session.releasable();
-        let limit = std::time::Duration::from_secs(1);
-        let _ = tokio::time::timeout(limit, self.stream.write_all(&self.session.out[..len])).await;
+    /// Gives the client what is left for it, and tells it why it ends. It stays registered, so it counts among the clients until it is gone;
+    /// but the proxy's own end does not wait for it.
+    async fn part(&mut self, report: &Report) {
+        (self.input, self.server_out) = (Buffer::default(), Vec::new());
+        let rest = &self.session.out[..self.session.releasable()];
+        goodbye::say(&mut self.stream, rest, report, self.registered.link.drained()).await;
     }
 
     /// The lease is over: the connection goes to the next who needs one, unless it must not be used again.

@@ -2,12 +2,14 @@
 
 use super::Worker;
 use crate::auth::{self, Secret, Verifier, server as scram};
+use crate::clock;
 use crate::core::params::{self, Startup};
-use crate::wire::build::{self, Report, Severity};
+use crate::wire::build::{self, Report};
 use crate::wire::frame;
 use crate::wire::startup::{self, Packet};
 use howdah_protocol::settings::PROXY_ROLE;
 use howdah_protocol::sqlstate;
+use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -46,6 +48,27 @@ fn violation(error: impl std::fmt::Display) -> Error {
     Error::Refused(Report::new(sqlstate::PROTOCOL_VIOLATION, error.to_string()))
 }
 
+/// What is left of the time that a client has for its part of the login. What it has to wait for does not count.
+#[derive(Debug)]
+pub(crate) struct Allowance {
+    whole: Duration,
+    left: Duration,
+}
+
+impl Allowance {
+    pub(crate) const fn new(whole: Duration) -> Self {
+        Self { whole, left: whole }
+    }
+
+    /// One step of the client's.
+    pub(crate) async fn within<T>(&mut self, step: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+        let since = clock::now();
+        let done = tokio::time::timeout(self.left, step).await;
+        self.left = self.left.saturating_sub(clock::now().since(since));
+        done.unwrap_or_else(|_| Err(violation(format!("login took longer than {} ms", self.whole.as_millis()))))
+    }
+}
+
 /// Reads startup packets until one says what the connection is for.
 pub(crate) async fn hello(stream: &mut TcpStream) -> Result<Hello, Error> {
     for _ in 0..ENCRYPTION_REQUESTS_MAX {
@@ -75,13 +98,17 @@ pub(crate) async fn hello(stream: &mut TcpStream) -> Result<Hello, Error> {
 }
 
 /// SCRAM-SHA-256. Gives what opens server connections as this role.
-pub(crate) async fn authenticate(stream: &mut TcpStream, worker: &Worker, startup: &Startup) -> Result<Secret, Error> {
+pub(crate) async fn authenticate(
+    stream: &mut TcpStream,
+    worker: &Worker,
+    startup: &Startup,
+    allowance: &mut Allowance,
+) -> Result<Secret, Error> {
     let user = startup.user.as_str();
     let wrong = || Report::new(sqlstate::INVALID_PASSWORD, format!("password authentication failed for user \"{user}\""));
     let mut out = Vec::new();
     build::authentication(&mut out, AUTHENTICATION_SASL, format!("{}\0\0", auth::MECHANISM).as_bytes());
-    stream.write_all(&out).await?;
-    let initial = password_message(stream).await?;
+    let initial = allowance.within(exchange(stream, &out)).await?;
     let client_first = sasl_initial(&initial)?;
     let nonce = auth::Nonce::new(rand::random());
     let known = look_up(worker, user, false).await?;
@@ -89,8 +116,7 @@ pub(crate) async fn authenticate(stream: &mut TcpStream, worker: &Worker, startu
     let (waiting, server_first) = login(known.clone())?;
     out.clear();
     build::authentication(&mut out, SASL_CONTINUE, &server_first);
-    stream.write_all(&out).await?;
-    let client_final = password_message(stream).await?;
+    let client_final = allowance.within(exchange(stream, &out)).await?;
     let (proven, server_final) = match waiting.finish(&client_final) {
         Ok(proven) => proven,
         Err(auth::Error::WrongPassword) => {
@@ -103,17 +129,21 @@ pub(crate) async fn authenticate(stream: &mut TcpStream, worker: &Worker, startu
     };
     out.clear();
     build::authentication(&mut out, SASL_FINAL, &server_final);
-    stream.write_all(&out).await?;
+    allowance.within(async { Ok(stream.write_all(&out).await?) }).await?;
     Ok(Secret::Keys { client_key: proven.client_key, server_key: proven.server_key })
 }
 
+/// The role's verifier. It is waited for as long as a statement waits for a server: any that is open can be asked.
 async fn look_up(worker: &Worker, user: &str, anew: bool) -> Result<Option<Verifier>, Error> {
     if user == PROXY_ROLE {
         // The proxy's own role reads verifiers; nobody else logs in as it.
         return Ok(None);
     }
-    worker.roles.look_up(user, anew).await.ok_or_else(|| {
-        Report::new(sqlstate::CANNOT_CONNECT_NOW, "cannot log in: no server is open to look up the role").hint("Try again later.").into()
+    let since = clock::now();
+    worker.roles.look_up(user, anew, worker.config.queue()).await.ok_or_else(|| {
+        let waited = clock::now().since(since).as_millis();
+        let text = format!("cannot log in: no server is open to look up the role: waited {waited} ms");
+        Report::new(sqlstate::CANNOT_CONNECT_NOW, text).hint("Try again later.").into()
     })
 }
 
@@ -123,6 +153,12 @@ fn refused(user: &str, error: auth::Error) -> Error {
         other => other.to_string(),
     };
     Report::new(error.sqlstate(), message).into()
+}
+
+/// Says something, and reads the answer.
+async fn exchange(stream: &mut TcpStream, out: &[u8]) -> Result<Vec<u8>, Error> {
+    stream.write_all(out).await?;
+    password_message(stream).await
 }
 
 async fn password_message(stream: &mut TcpStream) -> Result<Vec<u8>, Error> {
@@ -145,15 +181,4 @@ fn sasl_initial(body: &[u8]) -> Result<&[u8], Error> {
         Some(length) if length as usize == rest.len() - 4 => Ok(&rest[4..]),
         _ => Err(violation("malformed SASL response")),
     }
-}
-
-/// Tells the client why it ends; it may be gone already.
-pub(crate) async fn say_goodbye(stream: &mut TcpStream, report: &Report) {
-    let mut out = Vec::new();
-    build::error(&mut out, Severity::Fatal, report);
-    let _ = tokio::time::timeout(std::time::Duration::from_secs(1), async {
-        stream.write_all(&out).await?;
-        stream.shutdown().await
-    })
-    .await;
 }

@@ -13,6 +13,7 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Poll;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -112,6 +113,15 @@ impl Link {
 
     pub(crate) fn is_draining(&self) -> bool {
         self.drain.load(Ordering::Acquire)
+    }
+
+    /// Waits until the session is asked to leave.
+    pub(crate) async fn drained(&self) {
+        std::future::poll_fn(|context| {
+            self.register(context.waker());
+            if self.is_draining() { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
     }
 
     /// Asks the session to leave when it is idle.

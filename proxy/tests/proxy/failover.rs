@@ -4,8 +4,8 @@ use crate::support::eventually;
 use crate::support::postgres::postgres;
 use crate::support::proxy::{Proxy, sqlstate};
 use crate::support::sidecar::Group;
-use std::time::Duration;
-use tokio_postgres::Client;
+use std::time::{Duration, Instant};
+use tokio_postgres::{Client, NoTls};
 
 /// Ends the server side of a client's connection, as the death of the server would.
 async fn kill_server_of(client: &Client, marker: &str) {
@@ -39,8 +39,7 @@ async fn statements_wait_for_the_next_leader() {
     let client = proxy.connect().await;
     client.query("SELECT 1", &[]).await.expect("a leader");
     group.depose();
-    eventually("the proxy sees it", async || proxy.admin("/v1/routing").filter(|(_, text)| text.contains("\"leader\":null")).map(|_| ()))
-        .await;
+    leaderless(&proxy).await;
     let waiting = tokio::spawn(async move {
         client.execute("UPDATE items SET name = name WHERE id = 3", &[]).await.expect("ran");
         one(&client, "SHOW howdah.served_by").await.expect("shown")
@@ -49,6 +48,49 @@ async fn statements_wait_for_the_next_leader() {
     assert!(!waiting.is_finished());
     group.promote(2);
     assert_eq!(waiting.await.expect("no panic"), "2");
+}
+
+async fn leaderless(proxy: &Proxy) {
+    eventually("the proxy sees it", async || proxy.admin("/v1/routing").filter(|(_, text)| text.contains("\"leader\":null")).map(|_| ()))
+        .await;
+}
+
+#[tokio::test]
+async fn a_login_waits_for_a_server() {
+    let group = Group::new(1);
+    // A client has less time for its own part of the login than it waits here.
+    let proxy = Proxy::start_with(&group, "handshake_ms = 500");
+    group.depose();
+    leaderless(&proxy).await;
+    let settings = proxy.settings();
+    let logins: Vec<_> = (0..3).map(|_| settings.clone()).map(|one| tokio::spawn(async move { one.connect(NoTls).await })).collect();
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    assert!(logins.iter().all(|login| !login.is_finished()));
+    group.promote(1);
+    for login in logins {
+        let (client, connection) = login.await.expect("no panic").expect("logged in");
+        tokio::spawn(connection);
+        assert_eq!(one(&client, "SELECT 'served'").await.expect("ran"), "served");
+    }
+}
+
+#[tokio::test]
+async fn a_login_does_not_wait_for_ever() {
+    let group = Group::new(2);
+    let proxy = Proxy::start_with(&group, "queue_ms = 700");
+    for node in [1, 2] {
+        group.node(node, |status| (status.open, status.epoch) = (false, None));
+    }
+    leaderless(&proxy).await;
+    let begun = Instant::now();
+    let error = proxy.settings().connect(NoTls).await.err().expect("no server");
+    assert!(begun.elapsed() >= Duration::from_millis(700), "{:?}", begun.elapsed());
+    let report = error.as_db_error().expect("told");
+    assert_eq!((report.code().code(), report.hint()), ("57P03", Some("Try again later.")));
+    assert!(report.message().contains("no server is open"), "{}", report.message());
+    // A follower is enough to look up a role.
+    group.node(2, |status| (status.open, status.epoch) = (true, Some(howdah_protocol::Epoch(crate::support::postgres::EPOCH))));
+    eventually("a login", async || proxy.settings().connect(NoTls).await.ok().map(drop)).await;
 }
 
 #[tokio::test]

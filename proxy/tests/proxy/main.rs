@@ -6,6 +6,7 @@ mod bad_input;
 mod basics;
 mod copy;
 mod failover;
+mod goodbye;
 mod joined;
 mod leases;
 mod modes;

@@ -28,6 +28,9 @@ async fn run(client: &Client, ddl: &Ddl) -> Result<(), Error> {
     let failed = |source| Error::postgres(format!("{} from the leader: `{statement}`", ddl.tag), source);
     client.execute("SELECT pg_catalog.set_config('search_path', $1, true)", &[&ddl.search_path]).await.map_err(failed)?;
     client.batch_execute(PLAN_FREELY).await.map_err(failed)?;
+    for (name, value) in &ddl.settings {
+        client.execute("SELECT pg_catalog.set_config($1, $2, true)", &[name, value]).await.map_err(failed)?;
+    }
     let role = format!("SET LOCAL ROLE {}", quote(&ddl.role));
     client.batch_execute(&role).await.map_err(|source| Error::MissingRole { role: ddl.role.clone(), tag: ddl.tag.clone(), source })?;
     // The extended protocol takes one statement only: a text that could not be taken apart never runs twice.
@@ -35,7 +38,8 @@ async fn run(client: &Client, ddl: &Ddl) -> Result<(), Error> {
         Some(ranged) => run_ranged(client, &statement, &ranged).await.map_err(failed)?,
         None => client.execute(&statement, &[]).await.map(drop).map_err(failed)?,
     }
-    client.batch_execute(AS_BEFORE).await.map_err(failed)?;
+    let reset: String = ddl.settings.keys().map(|name| format!("RESET {}; ", quote(name))).collect();
+    client.batch_execute(&format!("{reset}{AS_BEFORE}")).await.map_err(failed)?;
     for missing in &ddl.missing {
         fix_missing(client, missing).await?;
     }

@@ -9,6 +9,7 @@ use pg_raw_parse::Node;
 use pg_raw_parse::raw::ObjectType;
 use roles::RolesState;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
@@ -38,6 +39,9 @@ pub struct Ddl {
     pub nth: usize,
     pub search_path: String,
     pub role: String,
+    /// What the meaning of the statement's literals depends on, such as DateStyle.
+    #[serde(default)]
+    pub settings: BTreeMap<String, String>,
     /// What the defaults of new columns came to for the rows that existed.
     #[serde(default)]
     pub missing: Vec<Missing>,
@@ -248,7 +252,7 @@ mod tests {
 
     fn ddl(sql: &str, nth: usize) -> Result<String, Error> {
         let (tag, search_path, role) = (String::new(), String::new(), String::new());
-        Ddl { tag, sql: sql.to_owned(), nth, search_path, role, missing: Vec::new(), creates: None }.statement()
+        Ddl { tag, sql: sql.to_owned(), nth, search_path, role, settings: BTreeMap::new(), missing: Vec::new(), creates: None }.statement()
     }
 
     #[test]
@@ -290,7 +294,7 @@ mod tests {
     #[test]
     fn statements_that_may_give_a_sequence_another_range_are_told() {
         let (tag, sql, search_path, role) = (String::new(), String::new(), String::new(), String::new());
-        let any = Ddl { tag, sql, nth: 0, search_path, role, missing: Vec::new(), creates: None };
+        let any = Ddl { tag, sql, nth: 0, search_path, role, settings: BTreeMap::new(), missing: Vec::new(), creates: None };
         let restarting = "ALTER SEQUENCE s MAXVALUE 5 -- five\nRESTART".to_owned();
         assert_eq!(any.ranged("ALTER SEQUENCE s MAXVALUE 5 -- five"), Some(Ranged::Sequence { restarting }));
         let table = |schema: Option<&str>, table: &str| Some(Ranged::Table { schema: schema.map(str::to_owned), table: table.to_owned() });

@@ -106,11 +106,68 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog AS $$
 $$;
 REVOKE ALL ON FUNCTION howdah.roles_state() FROM PUBLIC;
 
--- Puts the roles into the log, in the caller's transaction: there is no event trigger for them.
-CREATE OR REPLACE FUNCTION howdah.capture_roles() RETURNS void
-LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog AS $$
-    SELECT pg_logical_emit_message(true, 'howdah', howdah.roles_state()::text)
+-- What belongs to whom, where it is not the role that initdb made. A sequence of a column goes with its table.
+CREATE OR REPLACE FUNCTION howdah.owners(OUT type text, OUT identity text, OUT owner text) RETURNS SETOF record
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog AS $$
+    SELECT object.type, object.identity, r.rolname
+    FROM pg_shdepend s JOIN pg_authid r ON r.oid = s.refobjid, pg_identify_object(s.classid, s.objid, s.objsubid) object
+    WHERE s.deptype = 'o' AND s.dbid = (SELECT oid FROM pg_database WHERE datname = current_database())
+      AND object.schema IS DISTINCT FROM 'howdah' AND object.schema NOT LIKE 'pg\_temp%' IS NOT FALSE
+      AND object.type IN ('table', 'view', 'materialized view', 'foreign table', 'sequence', 'type', 'schema', 'function', 'procedure', 'aggregate',
+        'collation', 'conversion', 'operator', 'operator class', 'operator family', 'statistics object', 'text search configuration',
+        'text search dictionary', 'foreign-data wrapper', 'server', 'extension')
+      AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = s.classid AND d.objid = s.objid
+        AND s.classid = 'pg_class'::regclass AND d.refclassid = s.classid AND d.deptype IN ('a', 'i'))
 $$;
+REVOKE ALL ON FUNCTION howdah.owners() FROM PUBLIC;
+
+-- On a follower: everything belongs to whom it belongs on the leader.
+CREATE OR REPLACE FUNCTION howdah.take_owners(theirs jsonb) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog AS $$
+DECLARE
+    object record;
+    extension oid;
+BEGIN
+    FOR object IN
+        SELECT type, identity, coalesce(t.owner, (SELECT rolname FROM pg_authid WHERE oid = 10)) AS owner
+        FROM jsonb_to_recordset(theirs) AS t(type text, identity text, owner text) FULL JOIN howdah.owners() o USING (type, identity)
+        WHERE t.owner IS DISTINCT FROM o.owner
+    LOOP
+        IF object.type <> 'extension' THEN
+            EXECUTE format('ALTER %s %s OWNER TO %I', regexp_replace(object.type, ' object$', ''), object.identity, object.owner);
+            CONTINUE;
+        END IF;
+        -- PostgreSQL has no statement for it but REASSIGN OWNED, which knows no single objects.
+        UPDATE pg_extension SET extowner = quote_ident(object.owner)::regrole WHERE quote_ident(extname) = object.identity RETURNING oid INTO extension;
+        DELETE FROM pg_shdepend s USING pg_database d WHERE d.datname = current_database() AND s.dbid = d.oid
+            AND s.classid = 'pg_extension'::regclass AND s.objid = extension AND s.deptype = 'o';
+        INSERT INTO pg_shdepend SELECT d.oid, 'pg_extension'::regclass, extension, 0, 'pg_authid'::regclass, r.oid, 'o'
+            FROM pg_database d, pg_authid r WHERE d.datname = current_database() AND r.rolname = object.owner AND r.oid <> 10;
+    END LOOP;
+END $$;
+REVOKE ALL ON FUNCTION howdah.take_owners(jsonb) FROM PUBLIC;
+
+-- On a follower: drops what DROP OWNED has dropped on the leader.
+CREATE OR REPLACE FUNCTION howdah.drop_objects(objects jsonb) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog AS $$
+DECLARE object record;
+BEGIN
+    FOR object IN SELECT * FROM jsonb_to_recordset(objects) AS o(type text, identity text) LOOP
+        EXECUTE format('DROP %s IF EXISTS %s CASCADE', regexp_replace(object.type, ' object$', ''), object.identity);
+    END LOOP;
+END $$;
+REVOKE ALL ON FUNCTION howdah.drop_objects(jsonb) FROM PUBLIC;
+
+-- Puts the roles into the log, in the caller's transaction: there is no event trigger for them, nor for REASSIGN OWNED.
+CREATE OR REPLACE FUNCTION howdah.capture_roles() RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog AS $$
+BEGIN
+    PERFORM pg_logical_emit_message(true, 'howdah', howdah.roles_state()::text);
+    -- This transaction, or a later one, gave something to somebody.
+    IF EXISTS (SELECT FROM pg_shdepend WHERE deptype = 'o' AND age(xmin) <= age(pg_current_xact_id()::xid)) THEN
+        PERFORM howdah.emit_owners();
+    END IF;
+END $$;
 
 -- DDL. on_ddl runs as the user and only passes on the user's search_path and role; log_ddl does the work as Howdah and takes nobody
 -- else's word: it looks at the call stack.
@@ -119,14 +176,65 @@ BEGIN
     PERFORM howdah.log_ddl(TG_TAG, pg_catalog.current_setting('search_path'), current_user::pg_catalog.text);
 END $$;
 
+-- Counts how deep in extensions' scripts the session is: these may say ALTER EXTENSION themselves.
+CREATE OR REPLACE FUNCTION howdah.on_ddl_start() RETURNS event_trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF TG_TAG IN ('CREATE EXTENSION', 'ALTER EXTENSION') THEN
+        PERFORM howdah.extension_depth(1);
+    END IF;
+END $$;
+
+-- The depth after this step, in the statement that the client has sent.
+CREATE OR REPLACE FUNCTION howdah.extension_depth(step integer) RETURNS integer
+LANGUAGE plpgsql SET search_path = pg_catalog AS $$
+DECLARE
+    stored text[] := string_to_array(current_setting('howdah.extension', true), '#');
+    depth integer := step + CASE WHEN stored[1] = statement_timestamp()::text THEN stored[2]::integer ELSE 0 END;
+BEGIN
+    PERFORM set_config('howdah.extension', statement_timestamp()::text || '#' || depth, true);
+    RETURN depth;
+END $$;
+
 CREATE OR REPLACE FUNCTION howdah.emit_ddl(tag text, sql text, nth integer, path text, role_name text, missing jsonb, creates jsonb)
 RETURNS void
 LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog AS $$
     SELECT pg_logical_emit_message(true, 'howdah', (jsonb_build_object('kind', 'ddl', 'tag', tag, 'sql', sql, 'nth', nth,
-        'search_path', path, 'role', role_name, 'missing', coalesce(missing, '[]'))
+        'search_path', path, 'role', role_name, 'missing', coalesce(missing, '[]'),
+        -- What the meaning of a literal depends on.
+        'settings', (SELECT jsonb_object_agg(name, current_setting(name)) FROM unnest(ARRAY['DateStyle', 'IntervalStyle', 'TimeZone',
+            'standard_conforming_strings', 'backslash_quote', 'transform_null_equals', 'array_nulls', 'default_text_search_config',
+            'xmloption', 'xmlbinary', 'extra_float_digits', 'bytea_output']) name))
         || CASE WHEN creates IS NULL THEN '{}' ELSE jsonb_build_object('creates', creates) END)::text)
 $$;
 REVOKE ALL ON FUNCTION howdah.emit_ddl(text, text, integer, text, text, jsonb, jsonb) FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION howdah.emit_owners() RETURNS void
+LANGUAGE sql SET search_path = pg_catalog AS $$
+    SELECT howdah.emit_ddl('REASSIGN OWNED', format('SELECT howdah.take_owners(%L)', (SELECT coalesce(jsonb_agg(o), '[]') FROM howdah.owners() o)),
+        0, 'pg_catalog', current_user, NULL, NULL)
+$$;
+REVOKE ALL ON FUNCTION howdah.emit_owners() FROM PUBLIC;
+
+-- Before DROP OWNED: on a follower something else may belong to the role, so what the leader has dropped is named. It can be called at the end
+-- of a command that drops only, and says nothing but what that command has done.
+CREATE OR REPLACE FUNCTION howdah.log_drop_owned() RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog AS $$
+DECLARE
+    objects jsonb;
+    unknown text;
+BEGIN
+    -- What it takes from others (default privileges) is said by the statement itself.
+    SELECT jsonb_agg(jsonb_build_object('type', object_type, 'identity', object_identity)),
+           min(object_type) FILTER (WHERE object_type IN ('publication', 'subscription', 'event trigger', 'large object', 'user mapping'))
+        INTO objects, unknown FROM pg_event_trigger_dropped_objects()
+        WHERE original AND NOT is_temporary AND object_type <> 'default acl';
+    IF unknown IS NOT NULL THEN
+        RAISE feature_not_supported USING MESSAGE = format('DROP OWNED of a %s cannot be replicated', unknown), HINT = 'Drop it by its name first.';
+    END IF;
+    IF objects IS NOT NULL THEN
+        PERFORM howdah.emit_ddl('DROP OWNED', format('SELECT howdah.drop_objects(%L)', objects), 0, 'pg_catalog', current_user, NULL, NULL);
+    END IF;
+END $$;
 
 -- Relations and everything that inherits from them or is a partition of them.
 CREATE OR REPLACE FUNCTION howdah.with_children(roots oid[]) RETURNS SETOF oid
@@ -135,6 +243,17 @@ LANGUAGE sql STABLE SET search_path = pg_catalog AS $$
         SELECT unnest(roots) UNION SELECT i.inhrelid FROM pg_inherits i JOIN tree ON i.inhparent = tree.relation
     ) SELECT relation FROM tree
 $$;
+
+-- What defaults that are not constant, such as now(), came to for the rows that were there; as text that every node reads alike.
+CREATE OR REPLACE FUNCTION howdah.missing(relations oid[]) RETURNS jsonb
+LANGUAGE sql STABLE SET search_path = pg_catalog SET datestyle = 'ISO, YMD' SET intervalstyle = 'postgres' SET timezone = 'UTC'
+SET extra_float_digits = 3 SET bytea_output = 'hex' SET lc_monetary = 'C' AS $$
+    SELECT jsonb_agg(jsonb_build_object('schema', n.nspname, 'table', c.relname, 'column', a.attname,
+        'value', (a.attmissingval::text::text[])[1]))
+    FROM howdah.with_children(relations) r JOIN pg_class c ON c.oid = r JOIN pg_namespace n ON n.oid = c.relnamespace
+        JOIN pg_attribute a ON a.attrelid = c.oid AND a.atthasmissing AND NOT a.attisdropped
+$$;
+REVOKE ALL ON FUNCTION howdah.missing(oid[]) FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION howdah.log_ddl(tag text, path text, role_name text) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER
@@ -150,6 +269,7 @@ DECLARE
     relations oid[];
     commands integer;
     elsewhere integer;
+    depth integer;
     temporary integer;
     creates jsonb;
 BEGIN
@@ -161,8 +281,9 @@ BEGIN
     SELECT array_agg(objid) FILTER (WHERE classid = 'pg_class'::regclass AND objid <> 0), count(*),
            count(*) FILTER (WHERE in_extension), count(*) FILTER (WHERE schema_name = 'pg_temp')
         INTO relations, commands, elsewhere, temporary FROM pg_event_trigger_ddl_commands();
-    -- An extension's script runs again with CREATE EXTENSION.
-    IF elsewhere > 0 THEN
+    -- An extension's script runs again with CREATE EXTENSION. Of what it drops Postgres does not say that it is part of it.
+    depth := howdah.extension_depth(CASE WHEN tag IN ('CREATE EXTENSION', 'ALTER EXTENSION') THEN -1 ELSE 0 END);
+    IF depth > 0 OR elsewhere > 0 THEN
         RETURN;
     END IF;
     stack := regexp_replace(stack, caller, '');
@@ -179,8 +300,10 @@ BEGIN
     ELSE
         query := NULL;
     END IF;
-    -- Temporary objects are the session's own.
-    IF commands > 0 AND temporary = commands THEN
+    -- Temporary objects are the session's own. Of those that REFRESH MATERIALIZED VIEW CONCURRENTLY makes for itself nothing is told.
+    IF commands > 0 AND temporary = commands
+        OR commands = 0 AND stack ~ '^SQL statement "(CREATE TEMP|ALTER) TABLE pg_temp_\d+\.pg_temp_\d+_2 '
+    THEN
         RETURN;
     END IF;
     IF current_setting('howdah.dropped', true) = statement_timestamp()::text || ' temporary' THEN
@@ -214,13 +337,10 @@ BEGIN
         path := 'pg_catalog';
     END IF;
 
-    PERFORM howdah.emit_ddl(tag, query, nth, path, role_name, (
-        -- What a default that is not constant, such as now(), came to for the rows that were there.
-        SELECT jsonb_agg(jsonb_build_object('schema', n.nspname, 'table', c.relname, 'column', a.attname,
-            'value', (a.attmissingval::text::text[])[1]))
-        FROM howdah.with_children(relations) r JOIN pg_class c ON c.oid = r JOIN pg_namespace n ON n.oid = c.relnamespace
-            JOIN pg_attribute a ON a.attrelid = c.oid AND a.atthasmissing AND NOT a.attisdropped
-        WHERE tag = 'ALTER TABLE'), creates);
+    IF tag = 'DROP OWNED' THEN
+        PERFORM howdah.emit_owners();
+    END IF;
+    PERFORM howdah.emit_ddl(tag, query, nth, path, role_name, CASE WHEN tag = 'ALTER TABLE' THEN howdah.missing(relations) END, creates);
     IF tag IN ('CREATE TABLE', 'ALTER TABLE', 'CREATE SCHEMA') THEN
         PERFORM howdah.follow_up(relations, query ~* 'primary\s+key|using\s+index');
     END IF;
@@ -279,13 +399,25 @@ REVOKE ALL ON FUNCTION howdah.follow_up(oid[], boolean) FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION howdah.on_drop() RETURNS event_trigger LANGUAGE plpgsql AS $$
 BEGIN
+    IF TG_TAG = 'DROP OWNED' THEN
+        PERFORM howdah.log_drop_owned();
+    END IF;
     PERFORM pg_catalog.set_config('howdah.dropped', pg_catalog.concat(pg_catalog.statement_timestamp()::pg_catalog.text, CASE
         WHEN (SELECT pg_catalog.bool_and(is_temporary) FROM pg_catalog.pg_event_trigger_dropped_objects() WHERE original)
         THEN ' temporary' ELSE '' END), true);
 END $$;
 
 CREATE OR REPLACE FUNCTION howdah.on_rewrite() RETURNS event_trigger LANGUAGE plpgsql AS $$
+DECLARE
+    relation constant pg_catalog.regclass := pg_catalog.pg_event_trigger_table_rewrite_oid();
 BEGIN
+    -- The first bit is a change of persistence. The table is still what it was.
+    IF pg_catalog.pg_event_trigger_table_rewrite_reason() % 2 = 1
+        AND (SELECT c.relpersistence = 'u' FROM pg_catalog.pg_class c WHERE c.oid = relation)
+    THEN
+        RAISE feature_not_supported USING MESSAGE = pg_catalog.format('unlogged table %s cannot be made logged: its rows are on this node only', relation),
+            HINT = 'CREATE TABLE another one LIKE it, INSERT INTO that one SELECT from this one, DROP this one, and rename the other.';
+    END IF;
     PERFORM pg_catalog.set_config('howdah.rewritten', pg_catalog.concat_ws(',',
         nullif(pg_catalog.current_setting('howdah.rewritten', true), ''),
         pg_catalog.pg_event_trigger_table_rewrite_oid()::pg_catalog.text), true);
@@ -294,6 +426,9 @@ END $$;
 DO $$ BEGIN
     IF NOT EXISTS (SELECT FROM pg_event_trigger WHERE evtname = 'howdah_ddl') THEN
         CREATE EVENT TRIGGER howdah_ddl ON ddl_command_end EXECUTE FUNCTION howdah.on_ddl();
+    END IF;
+    IF NOT EXISTS (SELECT FROM pg_event_trigger WHERE evtname = 'howdah_ddl_start') THEN
+        CREATE EVENT TRIGGER howdah_ddl_start ON ddl_command_start EXECUTE FUNCTION howdah.on_ddl_start();
     END IF;
     IF NOT EXISTS (SELECT FROM pg_event_trigger WHERE evtname = 'howdah_drop') THEN
         CREATE EVENT TRIGGER howdah_drop ON sql_drop EXECUTE FUNCTION howdah.on_drop();

@@ -147,6 +147,7 @@ impl Verifier {
                 index: report.index,
                 tables: report.tables.iter().filter(|table| table.unsettled.is_none()).count() as u64,
                 tables_differing: differences().count() as u64,
+                tables_unlike: differences().filter(|difference| difference.structure.is_some()).count() as u64,
                 rows_differing: differences().map(howdah_protocol::verify::Difference::rows).sum(),
             }
         };
@@ -167,7 +168,7 @@ fn plan(node: NodeId, compared: &[Compared], rows_max: usize) -> Result<Vec<AskT
         let shape = &table.shape;
         let structure = table.report.differences.iter().find(|difference| difference.node == node && difference.structure.is_some());
         if let Some(why) = structure.and_then(|difference| difference.structure.as_ref()) {
-            return Err(format!("table {}: {why}; rows cannot mend that, the node must be seeded again", shape.name()));
+            return Err(format!("table {}: {why}; rows cannot mend that; replace the node: `howdahctl node replace {node}`", shape.name()));
         }
         let Some(found) = table.found.get(&node) else { continue };
         keys += found.keys.len();
@@ -184,6 +185,11 @@ fn plan(node: NodeId, compared: &[Compared], rows_max: usize) -> Result<Vec<AskT
 fn warn_of(compared: &[Compared]) {
     for table in compared {
         for difference in &table.report.differences {
+            if let Some(structure) = &difference.structure {
+                let (node, table) = (difference.node, &table.report.table);
+                tracing::warn!(%node, table, structure, "a node's table differs from the leader's; `howdahctl node replace` replaces the node");
+                continue;
+            }
             tracing::warn!(
                 node = %difference.node,
                 table = table.report.table,
@@ -192,7 +198,6 @@ fn warn_of(compared: &[Compared]) {
                 surplus = difference.surplus,
                 from = ?difference.from,
                 to = ?difference.to,
-                structure = difference.structure,
                 "a node's rows differ from the leader's; `howdahctl verify --repair` brings them back"
             );
         }
