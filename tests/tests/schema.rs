@@ -52,14 +52,28 @@ async fn a_literal_means_what_it_meant_to_the_session() -> Result<()> {
         "SET TimeZone = 'Europe/Berlin'; CREATE TABLE day (at timestamptz PRIMARY KEY) PARTITION BY RANGE (at)",
         "CREATE TABLE january PARTITION OF day FOR VALUES FROM ('01/01/2024') TO ('01/02/2024')",
         "INSERT INTO day VALUES ('01/01/2024 00:30')",
+        "SET TimeZone = 'UTC'; CREATE TABLE one (id int PRIMARY KEY); SET TimeZone = 'Asia/Tokyo'; CREATE TABLE two (id int PRIMARY KEY)",
+        "BEGIN; CREATE TABLE three (id int PRIMARY KEY); COMMIT; BEGIN; CREATE TABLE four (id int PRIMARY KEY); COMMIT",
         // The next one has none of it.
         "RESET ALL; CREATE VIEW usual AS SELECT timestamptz '2024-01-02 03:04' AS at",
     ];
     run(&cluster, &script).await?;
+    // A session of its own: what the trigger does is compiled under this setting.
+    run(&cluster, &["SET standard_conforming_strings = off", "CREATE VIEW early AS SELECT 'x\\\\z' AS t", "CREATE ROLE pgbouncer"]).await?;
     let said = same_everywhere(&cluster).await?;
-    for expected in
-        ["'2024-12-31'::date", "2024-04-03 10:00:00", "'x\\y'", "IS NULL", "-02:03:04", "2023-12-31 23:00:00", "2024-01-02 03:04:00"]
-    {
+    for expected in [
+        "'2024-12-31'::date",
+        "2024-04-03 10:00:00",
+        "'x\\y'",
+        "'x\\z'",
+        "pgbouncer",
+        "two",
+        "four",
+        "IS NULL",
+        "-02:03:04",
+        "2023-12-31 23:00:00",
+        "2024-01-02 03:04:00",
+    ] {
         ensure!(said.contains(expected), "no {expected} in\n{said}");
     }
     cluster.assert_identical(&["public.t", "public.january"]).await
@@ -87,6 +101,25 @@ async fn what_a_statement_does_inside_is_done_once() -> Result<()> {
     cluster.assert_identical(&["public.t"]).await
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_whose_statements_cannot_be_told_apart_is_refused() -> Result<()> {
+    let cluster = Fixture::start().await?;
+    let client = cluster.client().await?;
+    let text = "BEGIN; SAVEPOINT s; CREATE TABLE a (id int PRIMARY KEY); ROLLBACK TO s; CREATE TABLE b (id int PRIMARY KEY); COMMIT";
+    let refused = client.batch_execute(text).await.err().map(|error| format!("{error:?}")).unwrap_or_default();
+    ensure!(refused.contains("0A000") && refused.contains("one by one"), "{refused}");
+    client.batch_execute("ROLLBACK").await?;
+    for sql in text.split("; ") {
+        client.batch_execute(sql).await?;
+    }
+    client
+        .batch_execute("CREATE PROCEDURE p() LANGUAGE plpgsql AS $$ BEGIN COMMIT; ROLLBACK; END $$; CREATE TABLE c (id int PRIMARY KEY)")
+        .await?;
+    let said = same_everywhere(&cluster).await?;
+    ensure!(said.contains("b app") && said.contains("c app") && !said.contains("\na app"), "{said}");
+    Ok(())
+}
+
 /// The recipe of the manual ("Dropping Roles"), with much that can be owned.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_role_is_dropped_and_what_it_gave_away_stays() -> Result<()> {
@@ -97,6 +130,8 @@ async fn a_role_is_dropped_and_what_it_gave_away_stays() -> Result<()> {
         "SET ROLE old; CREATE TABLE kept (id serial PRIMARY KEY, note text); INSERT INTO kept (note) SELECT 'x' FROM generate_series(1, 1000)",
         "CREATE DOMAIN d AS int; CREATE TYPE r AS RANGE (subtype = int4); CREATE TYPE c AS (a int); CREATE VIEW v AS SELECT 1 AS a",
         "CREATE SEQUENCE s; CREATE PROCEDURE p() LANGUAGE sql AS 'SELECT 1'; CREATE AGGREGATE a(int) (sfunc = int4pl, stype = int)",
+        "CREATE TABLE parted (id int PRIMARY KEY) PARTITION BY RANGE (id); CREATE TABLE part PARTITION OF parted FOR VALUES FROM (0) TO (10)",
+        "INSERT INTO parted VALUES (1); CREATE AGGREGATE every(*) (sfunc = int8inc, stype = int8, initcond = '0')",
         "CREATE STATISTICS st ON id, note FROM kept; CREATE COLLATION co FROM \"C\"; CREATE MATERIALIZED VIEW m AS SELECT 1 AS a",
         "RESET ROLE; REASSIGN OWNED BY old TO heir",
     ];
@@ -106,12 +141,13 @@ async fn a_role_is_dropped_and_what_it_gave_away_stays() -> Result<()> {
     let script = [
         // What it still owns goes, and only that.
         "SET ROLE old; CREATE TABLE gone (id int PRIMARY KEY); CREATE FUNCTION gone(int) RETURNS int LANGUAGE sql AS 'SELECT 1'; RESET ROLE",
-        "DROP OWNED BY old; DROP ROLE old",
+        "GRANT SELECT ON app_own TO old; SET ROLE old; CREATE TEMP TABLE mine (id int); RESET ROLE; DROP OWNED BY old",
+        "DROP ROLE old",
     ];
     run(&cluster, &script).await?;
     let said = same_everywhere(&cluster).await?;
     ensure!(said.contains("kept heir") && !said.contains("gone") && !said.contains("old"), "{said}");
-    cluster.assert_identical(&["public.kept"]).await?;
+    cluster.assert_identical(&["public.kept", "public.part"]).await?;
     let leader = cluster.info().node(cluster.leader().await?).map(|node| node.admin.to_string()).unwrap_or_default();
     howdah_ctl::admin::switchover(&leader, &cluster.info().secret, None).await?;
     let count = async || Ok(show(&cluster.client().await?, "SELECT count(*) FROM kept").await?);

@@ -126,7 +126,9 @@ async fn a_new_node_is_filled_in_pieces_while_writes_go_on() -> Result<()> {
     for node in [two, three] {
         let new = cluster.node_client(node).await?;
         assert_eq!(show(&new, REST).await?, show(&old, REST).await?);
-        assert_eq!(show(&new, "SELECT last_value FROM counter").await?, "41");
+        // The leader's, or raised from there to the log's mark.
+        let counter: i64 = show(&new, "SELECT last_value FROM counter").await?.parse()?;
+        ensure!(counter >= 41, "{counter}");
         // Statistics are there: its first reader gets a plan for the rows that there are.
         let estimate: f64 = show(&new, "SELECT reltuples FROM pg_class WHERE relname = 'large'").await?.parse()?;
         ensure!(estimate > 200_000.0, "{estimate}");

@@ -11,6 +11,7 @@ const POLL: Duration = Duration::from_millis(50);
 
 pub(crate) async fn run(arguments: Down) -> anyhow::Result<Outcome> {
     let data = arguments.data.dir();
+    let mut stopped = false;
     if let Some((pid, purpose)) = Cluster::owner(&data) {
         let known = [up::PURPOSE, crate::demo::PURPOSE];
         let Some(pid) = Pid::from_raw(pid).filter(|_| known.contains(&purpose.as_str())) else {
@@ -24,14 +25,13 @@ pub(crate) async fn run(arguments: Down) -> anyhow::Result<Outcome> {
             }
             tokio::time::sleep(POLL).await;
         }
-        println!("stopped");
-        return Ok(Outcome::Good);
+        stopped = true;
     }
-    if !Cluster::is_running(&data)? {
-        println!("not running");
-        return Ok(Outcome::Good);
+    // Also behind a holder that only started what was missing.
+    if Cluster::is_running(&data)? {
+        Cluster::stop_detached(&data).await?;
+        stopped = true;
     }
-    Cluster::stop_detached(&data).await?;
-    println!("stopped");
+    println!("{}", if stopped { "stopped" } else { "not running" });
     Ok(Outcome::Good)
 }

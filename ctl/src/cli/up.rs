@@ -16,7 +16,7 @@ pub(crate) async fn run(arguments: Up) -> anyhow::Result<Outcome> {
     let mut signals = StopSignals::install()?;
     let options = options(&arguments)?;
     if arguments.detach && Cluster::is_detached(&options.data)? {
-        return revive(&arguments, options).await;
+        return revive(&arguments, options, signals).await;
     }
     let resumes = Info::exists(&options.data);
     let mut cluster = Cluster::open(options).await?;
@@ -46,13 +46,19 @@ pub(crate) async fn run(arguments: Up) -> anyhow::Result<Outcome> {
 }
 
 /// Of a cluster that runs by itself only what died is started: it serves meanwhile.
-async fn revive(arguments: &Up, options: Options) -> anyhow::Result<Outcome> {
+async fn revive(arguments: &Up, options: Options, mut signals: StopSignals) -> anyhow::Result<Outcome> {
     let data = options.data.display().to_string();
     if !arguments.set.is_empty() {
         bail!("{data}: this cluster runs already, and --set is for a new one");
     }
     let mut cluster = Cluster::take_over(options).await?;
-    let revived = cluster.start_missing().await;
+    let revived = tokio::select! {
+        revived = cluster.start_missing() => revived,
+        () = signals.received() => {
+            cluster.detach();
+            bail!("{data}: interrupted; what was started runs on");
+        }
+    };
     if let Ok(revived) = &revived {
         println!("{}", in_words(revived));
         print_welcome(&cluster, true);

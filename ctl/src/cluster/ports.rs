@@ -8,6 +8,7 @@ use super::{Error, Info};
 use rand::seq::SliceRandom;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 const PROXY_ADMIN: u16 = 1;
 const NODE_ADMIN: u16 = 10;
@@ -96,9 +97,19 @@ fn is_free(at: SocketAddr) -> bool {
     TcpListener::bind(at).is_ok()
 }
 
+/// Whether a port is taken for longer than another thread's child may hold what was tried here, or there, a moment ago: from its fork to its exec.
+fn is_taken(at: SocketAddr) -> bool {
+    const TRIES: u32 = 10;
+    const PAUSE: Duration = Duration::from_millis(20);
+    !(0..TRIES).any(|nth| {
+        std::thread::sleep(PAUSE * nth.min(1));
+        is_free(at)
+    })
+}
+
 /// Checks the ports of a cluster that is about to be made; others may be chosen still.
 pub(crate) fn must_be_free_for_new(base: u16, nodes: u32) -> Result<(), Error> {
-    match block(base, nodes).find(|(at, _)| !is_free(*at)) {
+    match block(base, nodes).find(|(at, _)| is_taken(*at)) {
         Some((at, what)) => Err(Error::PortInUse { port: at.port(), what, span: SPAN }),
         None => Ok(()),
     }
@@ -116,7 +127,7 @@ pub(crate) fn must_be_free(info: &Info, starting: impl Fn(usize) -> bool, proxy_
         wanted.push((node.sql, format!("Postgres of node {}", node.id)));
     }
     // Another host's ports cannot be tried from here.
-    match wanted.into_iter().find(|(at, _)| at.ip().is_loopback() && !is_free(*at)) {
+    match wanted.into_iter().find(|(at, _)| at.ip().is_loopback() && is_taken(*at)) {
         Some((at, what)) => Err(Error::PortTaken { port: at.port(), what }),
         None => Ok(()),
     }

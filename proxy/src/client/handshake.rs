@@ -133,6 +133,9 @@ pub(crate) async fn authenticate(
     Ok(Secret::Keys { client_key: proven.client_key, server_key: proven.server_key })
 }
 
+/// A connection, a login and a question on a busy machine, whatever a statement may wait.
+const LOOK_UP_MIN: Duration = Duration::from_secs(2);
+
 /// The role's verifier. It is waited for as long as a statement waits for a server: any that is open can be asked.
 async fn look_up(worker: &Worker, user: &str, anew: bool) -> Result<Option<Verifier>, Error> {
     if user == PROXY_ROLE {
@@ -140,7 +143,7 @@ async fn look_up(worker: &Worker, user: &str, anew: bool) -> Result<Option<Verif
         return Ok(None);
     }
     let since = clock::now();
-    worker.roles.look_up(user, anew, worker.config.queue()).await.ok_or_else(|| {
+    worker.roles.look_up(user, anew, worker.config.queue().max(LOOK_UP_MIN)).await.ok_or_else(|| {
         let waited = clock::now().since(since).as_millis();
         let text = format!("cannot log in: no server is open to look up the role: waited {waited} ms");
         Report::new(sqlstate::CANNOT_CONNECT_NOW, text).hint("Try again later.").into()

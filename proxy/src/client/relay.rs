@@ -146,7 +146,7 @@ impl Relay<'_> {
             }
             // A pipeline that is flushed and not ended may go on long after its beginning.
             let more = self.used || self.unit_sent;
-            if more && !self.connection.session.awaits_answer() && !self.connection.input.fresh().is_empty() {
+            if more && self.connection.session.may_run() && !self.connection.input.fresh().is_empty() {
                 let serving = self.lease.connection.serving;
                 if !self.connection.await_lease(serving).await {
                     return Ok(Step::Lost(Some("it has no majority of its group behind it, or leads no more".to_owned())));

@@ -336,6 +336,8 @@ impl Session {
             (self.unit.simple, self.unit.joined) = (true, true);
             // The client waits for answers without a Sync, as after a Flush.
             self.unit.held = false;
+            // Of the messages before; what the Query is, is noted next.
+            self.unit.only_rollback = false;
         } else {
             self.begin_unit(true);
         }

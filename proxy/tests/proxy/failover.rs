@@ -59,7 +59,7 @@ async fn leaderless(proxy: &Proxy) {
 async fn a_login_waits_for_a_server() {
     let group = Group::new(1);
     // A client has less time for its own part of the login than it waits here.
-    let proxy = Proxy::start_with(&group, "handshake_ms = 500");
+    let proxy = Proxy::start_with(&group, "handshake_ms = 1200");
     group.depose();
     leaderless(&proxy).await;
     let settings = proxy.settings();

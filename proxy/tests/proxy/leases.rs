@@ -45,9 +45,24 @@ async fn without_a_lease_nothing_current_is_read_and_weaker_modes_go_on() {
 }
 
 #[tokio::test]
+async fn a_read_that_is_not_known_to_end_needs_a_lease_in_async_mode_too() {
+    let group = Group::new(1);
+    let proxy = Proxy::start_with(&group, "queue_ms = 1000");
+    let mut raw = Raw::log_in(&proxy).await;
+    raw.send(&message(b'Q', b"SET howdah.replication = async\0"));
+    assert_eq!(raw.kinds(), "CZ");
+    group.lease_ms(0);
+    tokio::time::sleep(Duration::from_millis(LEASE_MS)).await;
+    let parse = message(b'P', b"\0SELECT count(*) FROM items\0\0\0");
+    raw.send(&[parse, message(b'B', &[0; 8]), message(b'E', &[0; 5]), message(b'H', b"")].concat());
+    let (kind, body) = raw.message();
+    assert_eq!((kind, field(&body, b'C')), (b'E', "57P03".to_owned()));
+}
+
+#[tokio::test]
 async fn a_pipeline_that_never_ends_needs_a_lease_all_along() {
     let group = Group::new(1);
-    let proxy = Proxy::start_with(&group, "queue_ms = 300");
+    let proxy = Proxy::start_with(&group, "queue_ms = 1000");
     let mut raw = Raw::log_in(&proxy).await;
     let parse = message(b'P', b"count\0SELECT count(*) FROM items\0\0\0");
     let flushed = [message(b'B', b"\0count\0\0\0\0\0\0\0"), message(b'E', b"\0\0\0\0\0"), message(b'H', b"")].concat();

@@ -1,6 +1,9 @@
 -- Howdah's own objects in a node's database. Runs at every start of a sidecar, in a session with
 -- session_replication_role = replica (so that nothing here is captured) and synchronous_commit = local.
 -- The schema is local to the node: it is never captured, dumped or applied.
+--
+-- The bodies of functions are parsed in the session that calls them, which may have standard_conforming_strings off: a literal with a backslash
+-- is written E'\\' in them.
 
 CREATE SCHEMA IF NOT EXISTS howdah;
 GRANT USAGE ON SCHEMA howdah TO PUBLIC;
@@ -84,7 +87,7 @@ GRANT EXECUTE ON FUNCTION howdah.user_lookup(text) TO howdah_proxy;
 CREATE OR REPLACE FUNCTION howdah.roles_state() RETURNS jsonb
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog AS $$
     WITH ours AS (
-        SELECT * FROM pg_authid WHERE rolname NOT LIKE 'pg\_%' AND rolname NOT LIKE 'howdah%' AND oid <> 10
+        SELECT * FROM pg_authid WHERE NOT starts_with(rolname, 'pg_') AND NOT starts_with(rolname, 'howdah') AND oid <> 10
     )
     SELECT jsonb_build_object(
         'kind', 'roles',
@@ -106,22 +109,41 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog AS $$
 $$;
 REVOKE ALL ON FUNCTION howdah.roles_state() FROM PUBLIC;
 
--- What belongs to whom, where it is not the role that initdb made. A sequence of a column goes with its table.
+-- What belongs to whom. Objects of the role that initdb made are not noted as its own: they are looked up where they are likely. A sequence of a
+-- column goes with its table, a member of an extension that belongs to that role with the extension.
 CREATE OR REPLACE FUNCTION howdah.owners(OUT type text, OUT identity text, OUT owner text) RETURNS SETOF record
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog AS $$
+    WITH owned(classid, objid, owner) AS (
+        SELECT classid, objid, refobjid FROM pg_shdepend
+            WHERE deptype = 'o' AND dbid = (SELECT oid FROM pg_database WHERE datname = current_database())
+        UNION ALL SELECT o.classid, o.oid, 10 FROM (
+            SELECT 'pg_class'::regclass AS classid, oid FROM pg_class WHERE relowner = 10 AND relkind IN ('r', 'p', 'v', 'm', 'f', 'S')
+            UNION ALL SELECT 'pg_proc'::regclass, oid FROM pg_proc WHERE proowner = 10
+            UNION ALL SELECT 'pg_type'::regclass, oid FROM pg_type WHERE typowner = 10 AND typrelid = 0 AND typcategory <> 'A'
+            UNION ALL SELECT 'pg_namespace'::regclass, oid FROM pg_namespace WHERE nspowner = 10
+            UNION ALL SELECT 'pg_extension'::regclass, oid FROM pg_extension WHERE extowner = 10) o
+        WHERE o.oid >= 16384 AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = o.classid AND d.objid = o.oid AND d.deptype = 'e'))
     SELECT object.type, object.identity, r.rolname
-    FROM pg_shdepend s JOIN pg_authid r ON r.oid = s.refobjid, pg_identify_object(s.classid, s.objid, s.objsubid) object
-    WHERE s.deptype = 'o' AND s.dbid = (SELECT oid FROM pg_database WHERE datname = current_database())
-      AND object.schema IS DISTINCT FROM 'howdah' AND object.schema NOT LIKE 'pg\_temp%' IS NOT FALSE
+    FROM owned JOIN pg_authid r ON r.oid = owned.owner, pg_identify_object(classid, objid, 0) object
+    WHERE object.schema IS DISTINCT FROM 'howdah' AND NOT starts_with(object.identity, 'howdah')
+      AND NOT starts_with(coalesce(object.schema, object.identity), 'pg_temp') AND NOT starts_with(coalesce(object.schema, object.identity), 'pg_toast')
       AND object.type IN ('table', 'view', 'materialized view', 'foreign table', 'sequence', 'type', 'schema', 'function', 'procedure', 'aggregate',
         'collation', 'conversion', 'operator', 'operator class', 'operator family', 'statistics object', 'text search configuration',
-        'text search dictionary', 'foreign-data wrapper', 'server', 'extension')
-      AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = s.classid AND d.objid = s.objid
-        AND s.classid = 'pg_class'::regclass AND d.refclassid = s.classid AND d.deptype IN ('a', 'i'))
+        'text search dictionary', 'foreign-data wrapper', 'server', 'language', 'publication', 'event trigger', 'extension')
+      AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = owned.classid AND d.objid = owned.objid AND d.refobjsubid > 0
+        AND owned.classid = 'pg_class'::regclass AND d.refclassid = owned.classid AND d.deptype IN ('a', 'i'))
 $$;
 REVOKE ALL ON FUNCTION howdah.owners() FROM PUBLIC;
 
--- On a follower: everything belongs to whom it belongs on the leader.
+-- An object as ALTER and DROP want it named, with `clause` in front of the name.
+CREATE OR REPLACE FUNCTION howdah.named(type text, clause text, identity text) RETURNS text
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog AS $$
+    SELECT replace(CASE type WHEN 'statistics object' THEN 'statistics' ELSE type END, '-', ' ') || clause
+        || CASE type WHEN 'aggregate' THEN replace(identity, '()', '(*)') ELSE identity END
+$$;
+
+-- On a follower: what is here and belongs to another role than on the leader goes to that one. What came into being or went away beside the
+-- transaction that tells it is left alone.
 CREATE OR REPLACE FUNCTION howdah.take_owners(theirs jsonb) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog AS $$
 DECLARE
@@ -129,12 +151,11 @@ DECLARE
     extension oid;
 BEGIN
     FOR object IN
-        SELECT type, identity, coalesce(t.owner, (SELECT rolname FROM pg_authid WHERE oid = 10)) AS owner
-        FROM jsonb_to_recordset(theirs) AS t(type text, identity text, owner text) FULL JOIN howdah.owners() o USING (type, identity)
-        WHERE t.owner IS DISTINCT FROM o.owner
+        SELECT type, identity, t.owner FROM jsonb_to_recordset(theirs) AS t(type text, identity text, owner text) JOIN howdah.owners() o USING (type, identity)
+        WHERE t.owner <> o.owner
     LOOP
         IF object.type <> 'extension' THEN
-            EXECUTE format('ALTER %s %s OWNER TO %I', regexp_replace(object.type, ' object$', ''), object.identity, object.owner);
+            EXECUTE format('ALTER %s OWNER TO %I', howdah.named(object.type, ' ', object.identity), object.owner);
             CONTINUE;
         END IF;
         -- PostgreSQL has no statement for it but REASSIGN OWNED, which knows no single objects.
@@ -153,7 +174,7 @@ LANGUAGE plpgsql SET search_path = pg_catalog AS $$
 DECLARE object record;
 BEGIN
     FOR object IN SELECT * FROM jsonb_to_recordset(objects) AS o(type text, identity text) LOOP
-        EXECUTE format('DROP %s IF EXISTS %s CASCADE', regexp_replace(object.type, ' object$', ''), object.identity);
+        EXECUTE 'DROP ' || howdah.named(object.type, ' IF EXISTS ', object.identity) || ' CASCADE';
     END LOOP;
 END $$;
 REVOKE ALL ON FUNCTION howdah.drop_objects(jsonb) FROM PUBLIC;
@@ -161,10 +182,19 @@ REVOKE ALL ON FUNCTION howdah.drop_objects(jsonb) FROM PUBLIC;
 -- Puts the roles into the log, in the caller's transaction: there is no event trigger for them, nor for REASSIGN OWNED.
 CREATE OR REPLACE FUNCTION howdah.capture_roles() RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog AS $$
+DECLARE
+    mine constant integer := age(pg_current_xact_id()::xid);
 BEGIN
+    -- Two that change roles at once would each tell a state without the other's change.
+    PERFORM pg_advisory_xact_lock(18501, 0);
     PERFORM pg_logical_emit_message(true, 'howdah', howdah.roles_state()::text);
     -- This transaction, or a later one, gave something to somebody.
-    IF EXISTS (SELECT FROM pg_shdepend WHERE deptype = 'o' AND age(xmin) <= age(pg_current_xact_id()::xid)) THEN
+    IF EXISTS (SELECT FROM pg_shdepend WHERE deptype = 'o' AND age(xmin) <= mine)
+        OR EXISTS (SELECT FROM pg_class WHERE relowner = 10 AND oid >= 16384 AND age(xmin) <= mine)
+        OR EXISTS (SELECT FROM pg_proc WHERE proowner = 10 AND oid >= 16384 AND age(xmin) <= mine)
+        OR EXISTS (SELECT FROM pg_type WHERE typowner = 10 AND oid >= 16384 AND age(xmin) <= mine)
+        OR EXISTS (SELECT FROM pg_namespace WHERE nspowner = 10 AND oid >= 16384 AND age(xmin) <= mine)
+    THEN
         PERFORM howdah.emit_owners();
     END IF;
 END $$;
@@ -175,6 +205,10 @@ CREATE OR REPLACE FUNCTION howdah.on_ddl() RETURNS event_trigger LANGUAGE plpgsq
 BEGIN
     PERFORM howdah.log_ddl(TG_TAG, pg_catalog.current_setting('search_path'), current_user::pg_catalog.text);
 END $$;
+
+-- Of the message that the client has sent, whatever its statements set.
+CREATE OR REPLACE FUNCTION howdah.message_id() RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog AS $$ SELECT extract(epoch FROM statement_timestamp())::text $$;
 
 -- Counts how deep in extensions' scripts the session is: these may say ALTER EXTENSION themselves.
 CREATE OR REPLACE FUNCTION howdah.on_ddl_start() RETURNS event_trigger LANGUAGE plpgsql AS $$
@@ -189,9 +223,9 @@ CREATE OR REPLACE FUNCTION howdah.extension_depth(step integer) RETURNS integer
 LANGUAGE plpgsql SET search_path = pg_catalog AS $$
 DECLARE
     stored text[] := string_to_array(current_setting('howdah.extension', true), '#');
-    depth integer := step + CASE WHEN stored[1] = statement_timestamp()::text THEN stored[2]::integer ELSE 0 END;
+    depth integer := step + CASE WHEN stored[1] = howdah.message_id() THEN stored[2]::integer ELSE 0 END;
 BEGIN
-    PERFORM set_config('howdah.extension', statement_timestamp()::text || '#' || depth, true);
+    PERFORM set_config('howdah.extension', howdah.message_id() || '#' || depth, true);
     RETURN depth;
 END $$;
 
@@ -202,8 +236,7 @@ LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog AS $$
         'search_path', path, 'role', role_name, 'missing', coalesce(missing, '[]'),
         -- What the meaning of a literal depends on.
         'settings', (SELECT jsonb_object_agg(name, current_setting(name)) FROM unnest(ARRAY['DateStyle', 'IntervalStyle', 'TimeZone',
-            'standard_conforming_strings', 'backslash_quote', 'transform_null_equals', 'array_nulls', 'default_text_search_config',
-            'xmloption', 'xmlbinary', 'extra_float_digits', 'bytea_output']) name))
+            'standard_conforming_strings', 'backslash_quote', 'transform_null_equals', 'array_nulls', 'xmloption', 'xmlbinary', 'extra_float_digits', 'bytea_output']) name))
         || CASE WHEN creates IS NULL THEN '{}' ELSE jsonb_build_object('creates', creates) END)::text)
 $$;
 REVOKE ALL ON FUNCTION howdah.emit_ddl(text, text, integer, text, text, jsonb, jsonb) FROM PUBLIC;
@@ -260,8 +293,8 @@ LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog SET session_replication_role = replica SET lc_messages = 'C' AS $$
 DECLARE
     -- The statement below comes back in the stack of every call; what follows it is where the DDL came from.
-    caller constant text := '^PL/pgSQL function howdah\.log_ddl\(text,text,text\) line \d+ at GET DIAGNOSTICS\n'
-        'SQL statement "[^"]*"\nPL/pgSQL function howdah\.on_ddl\(\) line \d+ at PERFORM(\n|$)';
+    caller constant text := E'^PL/pgSQL function howdah\\.log_ddl\\(text,text,text\\) line \\d+ at GET DIAGNOSTICS\n'
+        'SQL statement "[^"]*"\nPL/pgSQL function howdah\\.on_ddl\\(\\) line \\d+ at PERFORM(\n|$)';
     stack text;
     query text := current_query();
     nth integer := 0;
@@ -270,6 +303,7 @@ DECLARE
     commands integer;
     elsewhere integer;
     depth integer;
+    bare text;
     temporary integer;
     creates jsonb;
 BEGIN
@@ -284,33 +318,43 @@ BEGIN
     -- An extension's script runs again with CREATE EXTENSION. Of what it drops Postgres does not say that it is part of it.
     depth := howdah.extension_depth(CASE WHEN tag IN ('CREATE EXTENSION', 'ALTER EXTENSION') THEN -1 ELSE 0 END);
     IF depth > 0 OR elsewhere > 0 THEN
+        PERFORM set_config('howdah.dropped', '', true);
         RETURN;
     END IF;
     stack := regexp_replace(stack, caller, '');
     IF stack = '' THEN
         -- Sent by the client: which of the message's statements it is, is told by counting.
         counted := string_to_array(current_setting('howdah.ddl', true), '#');
-        IF counted[1] = statement_timestamp()::text THEN
+        IF counted[1] = howdah.message_id() THEN
             nth := counted[2]::integer + 1;
         END IF;
-        PERFORM set_config('howdah.ddl', statement_timestamp()::text || '#' || nth, true);
+        -- Not local: a message may commit in between. What it rolls back is not counted.
+        PERFORM set_config('howdah.ddl', howdah.message_id() || '#' || nth, false);
+        bare := regexp_replace(regexp_replace(query, E'\\$(\\w*)\\$.*?\\$\\1\\$', '', 'g'), E'\'[^\']*\'', '', 'g');
+        IF bare ~* E'(^|;)\\s*(rollback|abort)\\M' AND bare ~ E';\\s*\\S' THEN
+            RAISE feature_not_supported USING MESSAGE = format('%s in one message with a ROLLBACK cannot be replicated', tag),
+                HINT = 'Send the statements one by one.';
+        ELSIF current_setting('standard_conforming_strings') = 'off' AND strpos(query, E'\\\'') > 0 AND bare ~ E';\\s*\\S' THEN
+            RAISE feature_not_supported USING MESSAGE = format('%s in one message with others, and a backslash before a quote, cannot be replicated', tag),
+                HINT = 'Send the statements one by one, or set standard_conforming_strings.';
+        END IF;
     ELSIF stack LIKE 'SQL statement "%' THEN
         -- Run by PL/pgSQL: the stack has the very statement.
-        query := substring(stack FROM '^SQL statement "(.*?)"\nPL/pgSQL function ');
+        query := substring(stack FROM E'^SQL statement "(.*?)"\nPL/pgSQL function ');
     ELSE
         query := NULL;
     END IF;
     -- Temporary objects are the session's own. Of those that REFRESH MATERIALIZED VIEW CONCURRENTLY makes for itself nothing is told.
     IF commands > 0 AND temporary = commands
-        OR commands = 0 AND stack ~ '^SQL statement "(CREATE TEMP|ALTER) TABLE pg_temp_\d+\.pg_temp_\d+_2 '
+        OR commands = 0 AND stack ~ E'^SQL statement "(CREATE TEMP|ALTER) TABLE pg_temp_\\d+\\.pg_temp_\\d+_2 '
     THEN
         RETURN;
     END IF;
-    IF current_setting('howdah.dropped', true) = statement_timestamp()::text || ' temporary' THEN
+    IF tag <> 'DROP OWNED' AND current_setting('howdah.dropped', true) = howdah.message_id() || ' temporary' THEN
         PERFORM set_config('howdah.dropped', '', true);
         RETURN;
     END IF;
-    IF query ~* 'enable\s+(always|replica)\s+(trigger|rule)' THEN
+    IF query ~* E'enable\\s+(always|replica)\\s+(trigger|rule)' THEN
         RAISE feature_not_supported USING MESSAGE = 'triggers and rules that fire on replicas are not replicated',
             HINT = 'They would fire again on every follower. An ordinary trigger fires once, on the leader, and its effects are replicated.';
     END IF;
@@ -342,7 +386,7 @@ BEGIN
     END IF;
     PERFORM howdah.emit_ddl(tag, query, nth, path, role_name, CASE WHEN tag = 'ALTER TABLE' THEN howdah.missing(relations) END, creates);
     IF tag IN ('CREATE TABLE', 'ALTER TABLE', 'CREATE SCHEMA') THEN
-        PERFORM howdah.follow_up(relations, query ~* 'primary\s+key|using\s+index');
+        PERFORM howdah.follow_up(relations, query ~* E'primary\\s+key|using\\s+index');
     END IF;
 END $$;
 
@@ -402,7 +446,7 @@ BEGIN
     IF TG_TAG = 'DROP OWNED' THEN
         PERFORM howdah.log_drop_owned();
     END IF;
-    PERFORM pg_catalog.set_config('howdah.dropped', pg_catalog.concat(pg_catalog.statement_timestamp()::pg_catalog.text, CASE
+    PERFORM pg_catalog.set_config('howdah.dropped', pg_catalog.concat(howdah.message_id(), CASE
         WHEN (SELECT pg_catalog.bool_and(is_temporary) FROM pg_catalog.pg_event_trigger_dropped_objects() WHERE original)
         THEN ' temporary' ELSE '' END), true);
 END $$;

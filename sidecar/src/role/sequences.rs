@@ -61,6 +61,8 @@ impl Sequence {
 
     /// Where it should be, if that is not where it is.
     fn goal(&self, mark: Option<i64>, stored: Option<i64>) -> Option<i64> {
+        // Of a wider range that it had before. What its column holds is the better word.
+        let mark = mark.filter(|mark| stored.is_none() || *mark <= self.max);
         let goal = further(self.increment, &[self.last, mark, stored])?.clamp(self.min, self.max);
         (Some(goal) != self.last).then_some(goal)
     }
@@ -89,6 +91,8 @@ fn is_no_number(error: &tokio_postgres::Error) -> bool {
         SqlState::INVALID_TEXT_REPRESENTATION,
         SqlState::UNDEFINED_FUNCTION,
         SqlState::CANNOT_COERCE,
+        // NaN.
+        SqlState::FEATURE_NOT_SUPPORTED,
     ];
     error.code().is_some_and(|code| no_number.contains(code))
 }
@@ -223,6 +227,7 @@ mod tests {
         assert_eq!(sequence(1, Some(9)).goal(Some(5), Some(7)), None);
         assert_eq!(sequence(1, Some(9)).goal(Some(500), None), Some(20));
         assert_eq!(sequence(1, Some(20)).goal(Some(500), None), None);
+        assert_eq!(sequence(1, Some(9)).goal(Some(500), Some(12)), Some(12));
         assert_eq!(sequence(-1, Some(-3)).goal(Some(5), Some(-2)), None);
         assert_eq!(sequence(-1, Some(-3)).goal(None, Some(-4)), Some(-4));
     }

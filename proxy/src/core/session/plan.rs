@@ -154,10 +154,11 @@ impl Session {
             None
         } else if tally.writes {
             Some(Need::Leader("leader: write"))
-        } else if !complete || odd_strings || self.unit.active {
-            Some(Need::Leader("leader: unknown"))
         } else {
-            Some(Need::Read(tally.hint.unwrap_or(self.vars.consistency())))
+            let mode = tally.hint.unwrap_or(self.vars.consistency());
+            let known = complete && !odd_strings && !self.unit.active;
+            // As a linearizable read it goes to the leader under a lease, whatever it turns out to be.
+            Some(if known || mode == Consistency::Linearizable { Need::Read(mode) } else { Need::Leader("leader: unknown") })
         };
         Plan::Unit(Demand { server, token: tally.token })
     }

@@ -162,6 +162,11 @@ impl Session {
         self.unit.active && self.unit.ended && !self.unit.copy_in
     }
 
+    /// What the client sends next may be run: nothing of its unit is complete, and the server does not ignore everything up to a Sync.
+    pub(crate) fn may_run(&self) -> bool {
+        !self.awaits_answer() && !self.skipping
+    }
+
     /// Takes what is kept in the server's buffer for the client, unless it is held back.
     pub(crate) fn take_over(&mut self, input: &mut Buffer) {
         if !self.is_held() {

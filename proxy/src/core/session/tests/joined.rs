@@ -130,7 +130,9 @@ fn a_query_takes_the_unnamed_statement_away() {
 
 #[test]
 fn it_goes_to_the_leader() {
-    let leader = |plan: &Plan| matches!(plan, Plan::Unit(Demand { server: Some(Need::Leader(_)), .. }));
+    let leader = |plan: &Plan| {
+        matches!(plan, Plan::Unit(Demand { server: Some(Need::Leader(_) | Need::Read(howdah_protocol::Consistency::Linearizable)), .. }))
+    };
     for sql in ["SELECT 1", "UPDATE t SET a = 1"] {
         assert!(leader(&Wire::new().plan(&[parse("", "SELECT 1"), bind(""), execute(), query(sql)].concat())), "{sql}");
         assert!(leader(&Wire::new().plan(&[parse("", "SHOW howdah.route"), query(sql)].concat())), "{sql}");
