@@ -330,11 +330,15 @@ BEGIN
         END IF;
         -- Not local: a message may commit in between. What it rolls back is not counted.
         PERFORM set_config('howdah.ddl', howdah.message_id() || '#' || nth, false);
-        bare := regexp_replace(regexp_replace(query, E'\\$(\\w*)\\$.*?\\$\\1\\$', '', 'g'), E'\'[^\']*\'', '', 'g');
-        IF bare ~* E'(^|;)\\s*(rollback|abort)\\M' AND bare ~ E';\\s*\\S' THEN
-            RAISE feature_not_supported USING MESSAGE = format('%s in one message with a ROLLBACK cannot be replicated', tag),
-                HINT = 'Send the statements one by one.';
-        ELSIF current_setting('standard_conforming_strings') = 'off' AND strpos(query, E'\\\'') > 0 AND bare ~ E';\\s*\\S' THEN
+        -- Once per message, for it may be long.
+        IF nth = 0 AND query ~* 'rollback|abort' THEN
+            bare := regexp_replace(regexp_replace(query, E'\\$(\\w*)\\$.*?\\$\\1\\$', '', 'g'), E'\'[^\']*\'', '', 'g');
+            IF bare ~* E'(^|;)\\s*(rollback|abort)\\M' AND bare ~ E';\\s*\\S' THEN
+                RAISE feature_not_supported USING MESSAGE = format('%s in one message with a ROLLBACK cannot be replicated', tag),
+                    HINT = 'Send the statements one by one.';
+            END IF;
+        END IF;
+        IF current_setting('standard_conforming_strings') = 'off' AND strpos(query, E'\\\'') > 0 AND query ~ E';\\s*\\S' THEN
             RAISE feature_not_supported USING MESSAGE = format('%s in one message with others, and a backslash before a quote, cannot be replicated', tag),
                 HINT = 'Send the statements one by one, or set standard_conforming_strings.';
         END IF;
