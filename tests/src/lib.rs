@@ -94,6 +94,23 @@ impl Fixture {
         self.nodes().into_iter().find(|node| *node != leader).context("a cluster of one has no follower")
     }
 
+    /// Hands leadership on by plan, to `to` or to whom the leader chooses; answers who had it and who has it. On a loaded machine a node may be
+    /// refused for having been slow a moment ago: then again.
+    pub async fn switchover(&self, to: Option<NodeId>) -> Result<(NodeId, NodeId)> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let from = self.cluster.leader().await?;
+            let address = self.cluster.info().node(from).context("no such node")?.admin.to_string();
+            match admin::switchover(&address, &self.cluster.info().secret, to).await {
+                Ok(done) => return Ok((done.from, done.to)),
+                Err(error) if Instant::now() < deadline && error.to_string().contains("not fit to lead now") => {
+                    tokio::time::sleep(Duration::from_millis(200)).await;
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
     /// Waits until nothing is under way, and compares every table on all nodes at one index.
     pub async fn compare(&self) -> Result<Comparison> {
         let deadline = Instant::now() + PATIENCE;

@@ -1,7 +1,6 @@
 //! The leader is killed, and nothing that was acknowledged is lost.
 
 use anyhow::{Context, Result};
-use howdah_ctl::admin;
 use howdah_ctl::core::gap::write_gap;
 use howdah_ctl::load::{Load, Options, Script, prepare};
 use howdah_protocol::admin::Role;
@@ -52,12 +51,10 @@ async fn a_planned_switchover_costs_no_client_an_error() -> Result<()> {
     for _ in 0..ROUNDS {
         let before = load.window().acknowledged;
         eventually("writes", async || Ok(load.window().acknowledged), |count| *count > before + 200).await?;
-        let leader = cluster.leader().await?;
-        let address = cluster.info().node(leader).context("no such node")?.admin.to_string();
-        let done = admin::switchover(&address, &cluster.info().secret, None).await?;
-        assert_ne!(done.from, done.to);
-        cluster.wait_until("the new leader", PATIENCE, |seen| seen.leader().is_some_and(|leader| leader.id == done.to)).await?;
-        cluster.wait_caught_up(done.from, PATIENCE).await?;
+        let (from, to) = cluster.switchover(None).await?;
+        assert_ne!(from, to);
+        cluster.wait_until("the new leader", PATIENCE, |seen| seen.leader().is_some_and(|leader| leader.id == to)).await?;
+        cluster.wait_caught_up(from, PATIENCE).await?;
     }
     let before = load.window().acknowledged;
     eventually("writes at the last leader", async || Ok(load.window().acknowledged), |count| *count > before + 200).await?;

@@ -161,8 +161,7 @@ async fn a_leader_whose_disk_is_full_hands_over_and_says_why() -> Result<()> {
     table(&fixture).await?;
     let leader = fixture.leader().await?;
     if leader != node {
-        let address = fixture.info().node(leader).context("no such node")?.admin.to_string();
-        admin::switchover(&address, &fixture.info().secret, Some(node)).await?;
+        fixture.switchover(Some(node)).await?;
         fixture.wait_settled(PATIENCE).await?;
     }
     println!("{}", disks.fill(node, Disk::Postgres)?);

@@ -86,7 +86,7 @@ async fn nodes_come_and_go_under_load() -> Result<()> {
     cluster.assert_identical(&["public.howdah_load", "public.before"]).await?;
 
     // The proxy has found those that its configuration did not name: writes get through to a newcomer that leads.
-    admin::switchover(&leader_address(&cluster).await?, &cluster.info().secret, Some(five)).await?;
+    cluster.switchover(Some(five)).await?;
     cluster.wait_until("the newcomer leads", PATIENCE, |seen| seen.leader().is_some_and(|leader| leader.id == five)).await?;
     cluster.client().await?.batch_execute("INSERT INTO before VALUES (9999)").await?;
 

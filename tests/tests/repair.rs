@@ -167,9 +167,7 @@ async fn an_ex_leader_is_repaired_row_by_row() -> Result<()> {
     assert_eq!(find(&lines, "public.pair", "update", "a", "quote\" comma, \\ '").len(), 1);
     assert!(lines.iter().all(|line| line["time"].as_str().is_some_and(|time| time.starts_with("20")) && line["xid"].is_u64()));
     // It may lead again.
-    let now = cluster.leader().await?;
-    let address = cluster.info().node(now).context("the leader is a node")?.admin.to_string();
-    howdah_ctl::admin::switchover(&address, &cluster.info().secret, Some(leader)).await?;
+    cluster.switchover(Some(leader)).await?;
     cluster.client().await?.batch_execute("INSERT INTO t (id, u) VALUES (9999, 9999); DELETE FROM keyless WHERE a = 1").await?;
     cluster.assert_identical(&NAMES).await
 }

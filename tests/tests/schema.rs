@@ -148,8 +148,7 @@ async fn a_role_is_dropped_and_what_it_gave_away_stays() -> Result<()> {
     let said = same_everywhere(&cluster).await?;
     ensure!(said.contains("kept heir") && !said.contains("gone") && !said.contains("old"), "{said}");
     cluster.assert_identical(&["public.kept", "public.part"]).await?;
-    let leader = cluster.info().node(cluster.leader().await?).map(|node| node.admin.to_string()).unwrap_or_default();
-    howdah_ctl::admin::switchover(&leader, &cluster.info().secret, None).await?;
+    cluster.switchover(None).await?;
     let count = async || Ok(show(&cluster.client().await?, "SELECT count(*) FROM kept").await?);
     eventually("the rows on the next leader", count, |count| count == "1000").await?;
     Ok(())

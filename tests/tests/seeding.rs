@@ -240,9 +240,7 @@ async fn a_follower_fills_a_node_under_load() -> Result<()> {
     ensure!(show(&cluster.node_client(new).await?, identity).await? == "f", "rows without a key cannot be changed there");
 
     // The new node leads: no value of a sequence is given twice.
-    let address = cluster.info().node(leader).context("the leader is a node")?.admin.to_string();
-    let handed = admin::switchover(&address, &cluster.info().secret, Some(new)).await?;
-    ensure!(handed.to == new, "{handed:?}");
+    ensure!(cluster.switchover(Some(new)).await? == (leader, new), "another node led before");
     let next: i64 = show(&client, "SELECT nextval('counter')").await?.parse()?;
     ensure!(next > given, "{next} after {given}");
     client.batch_execute("INSERT INTO large (filler) VALUES ('new'); DELETE FROM keyless WHERE a = 2").await?;
@@ -331,8 +329,7 @@ async fn a_follower_that_is_made_leader_goes_on_serving() -> Result<()> {
     let change = "DELETE FROM keyless WHERE ctid = (SELECT min(ctid) FROM keyless WHERE a = 1); INSERT INTO keyless VALUES (1), (2)";
     let client = cluster.client().await?;
     client.batch_execute(change).await?;
-    let address = cluster.info().node(filling.leader).context("the leader is a node")?.admin.to_string();
-    admin::switchover(&address, &cluster.info().secret, Some(filling.giver)).await?;
+    cluster.switchover(Some(filling.giver)).await?;
     client.batch_execute(change).await?;
     ensure!(cluster.leader().await? == filling.giver, "it does not lead");
     let seen = filling.copies().await?;
