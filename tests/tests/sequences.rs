@@ -1,7 +1,7 @@
 //! Sequences on followers: what is read there, above all by `pg_dump`, is past what the rows hold; and being ahead of the leader's does no harm.
 
 use anyhow::{Context, Result, ensure};
-use howdah_ctl::{admin, postgres};
+use howdah_ctl::postgres;
 use howdah_protocol::NodeId;
 use howdah_tests::{Fixture, PATIENCE, eventually, show};
 use std::collections::BTreeMap;
@@ -89,16 +89,7 @@ async fn a_dump_of_a_follower_does_not_hand_out_again_what_its_rows_hold() -> Re
 
     // A column that is no number does not keep anybody from leading.
     let follower = cluster.a_follower().await?;
-    let lead = async || {
-        let observed = cluster.observe().await;
-        let leader = observed.leader().map(|leader| leader.id);
-        if let Some(node) = leader.filter(|leader| *leader != follower).and_then(|leader| cluster.info().node(leader)) {
-            // A loaded node may be refused at first.
-            drop(admin::switchover(&node.admin.to_string(), &cluster.info().secret, Some(follower)).await);
-        }
-        Ok(leader)
-    };
-    eventually("the follower leads", lead, |leader| *leader == Some(follower)).await?;
+    cluster.switchover(Some(follower)).await?;
     for (table, column) in [("falling", "id"), ("given", "id"), ("invoices", "code")] {
         show(&client, &format!("INSERT INTO {table} DEFAULT VALUES RETURNING {column}")).await?;
     }

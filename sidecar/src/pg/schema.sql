@@ -109,8 +109,8 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog AS $$
 $$;
 REVOKE ALL ON FUNCTION howdah.roles_state() FROM PUBLIC;
 
--- What belongs to whom. Objects of the role that initdb made are not noted as its own: they are looked up where they are likely. A sequence of a
--- column goes with its table, a member of an extension that belongs to that role with the extension.
+-- What belongs to whom; no owner stands for the role that initdb made, whose name is each server's own. Its objects are not noted as such: they
+-- are looked up where they are likely. A sequence of a column goes with its table, a member of an extension that belongs to that role with the extension.
 CREATE OR REPLACE FUNCTION howdah.owners(OUT type text, OUT identity text, OUT owner text) RETURNS SETOF record
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog AS $$
     WITH owned(classid, objid, owner) AS (
@@ -123,7 +123,7 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog AS $$
             UNION ALL SELECT 'pg_namespace'::regclass, oid FROM pg_namespace WHERE nspowner = 10
             UNION ALL SELECT 'pg_extension'::regclass, oid FROM pg_extension WHERE extowner = 10) o
         WHERE o.oid >= 16384 AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = o.classid AND d.objid = o.oid AND d.deptype = 'e'))
-    SELECT object.type, object.identity, r.rolname
+    SELECT object.type, object.identity, CASE WHEN r.oid <> 10 THEN r.rolname END
     FROM owned JOIN pg_authid r ON r.oid = owned.owner, pg_identify_object(classid, objid, 0) object
     WHERE object.schema IS DISTINCT FROM 'howdah' AND NOT starts_with(object.identity, 'howdah')
       AND NOT starts_with(coalesce(object.schema, object.identity), 'pg_temp') AND NOT starts_with(coalesce(object.schema, object.identity), 'pg_toast')
@@ -151,8 +151,8 @@ DECLARE
     extension oid;
 BEGIN
     FOR object IN
-        SELECT type, identity, t.owner FROM jsonb_to_recordset(theirs) AS t(type text, identity text, owner text) JOIN howdah.owners() o USING (type, identity)
-        WHERE t.owner <> o.owner
+        SELECT type, identity, coalesce(t.owner, (SELECT rolname FROM pg_authid WHERE oid = 10)) AS owner FROM jsonb_to_recordset(theirs) AS t(type text, identity text, owner text) JOIN howdah.owners() o USING (type, identity)
+        WHERE t.owner IS DISTINCT FROM o.owner
     LOOP
         IF object.type <> 'extension' THEN
             EXECUTE format('ALTER %s OWNER TO %I', howdah.named(object.type, ' ', object.identity), object.owner);

@@ -181,6 +181,14 @@ fn a_loss_is_told_where_the_client_is() {
     wire.session.translate(None, &mut wire.from_client, &mut Vec::new(), &wire.tools).expect("well formed");
     wire.session.drain_replies(None);
     assert_eq!(wire.seen(), "Z");
+    // A ROLLBACK that was only prepared does not answer for the Query behind it.
+    let mut wire = begun();
+    wire.client(&[parse("", "ROLLBACK"), flush()].concat());
+    wire.server(&empty(b'1'));
+    assert_eq!(wire.seen(), "1");
+    wire.client(&query("SELECT 1"));
+    assert_eq!(wire.lose(true), Loss::Told);
+    assert_eq!(wire.seen(), "EZ");
     // It has: the Query is what failed, and what a ROLLBACK asks for has happened.
     for (sql, kinds) in [("SELECT 1", "EZ"), ("ROLLBACK", "CZ")] {
         let mut wire = begun();
